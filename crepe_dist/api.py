@@ -64,8 +64,8 @@ def fit(
             warnings about the data and the model. 2 also prints all other lines of ``crepe train``.
         options: Arguments of ``prepare``, such as ``labels="multilabel"`` (only if the data are not prepared yet); and
             settings of ``crepe train`` by the names of their flags, such as ``epochs=3`` or
-            ``**{"logging.report": False}``. ``seed`` applies to both. If ``run_dir`` is passed, the run and its report
-            are written into this directory and are not removed.
+            ``**{"logging.report": False}``. The option ``seed`` applies to preparation and training. If ``run_dir`` is
+            passed, the run and its report are written into this directory and are not removed.
 
     Raises:
         UserError: An option does not exist or has an invalid value, or the data cannot be used.

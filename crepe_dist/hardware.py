@@ -65,7 +65,7 @@ def group_versions() -> dict[str, str]:
 
 
 def _sources_digest() -> str:
-    """Return the SHA-256 of the source files. It may differ between two checkouts of the same version."""
+    """Return the SHA-256 of the source files. The result may differ between two checkouts of the same version."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES):

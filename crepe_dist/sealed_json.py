@@ -37,7 +37,10 @@ def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: 
 
 
 def rename_keys(values: Mapping[str, Any], former_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Rename the keys of earlier versions to the current keys. ``former_keys`` maps the former to the latter."""
+    """Rename the keys of earlier versions to the current keys.
+
+    ``former_keys`` maps each earlier key to its current key.
+    """
     return {former_keys.get(key, key): value for key, value in values.items()}
 
 
@@ -58,8 +61,8 @@ def read_record(
         remedy: Instruction to the user if the file is damaged or has another version.
         kind: Types of the values (see ``validate``). If it is ``None``, the file is sealed.
         follow: Whether the file may be a symbolic link.
-        former_versions: Older format versions that are also accepted.
-        former_keys: Mapping from keys of older versions to the current keys.
+        former_versions: Earlier format versions that are also accepted.
+        former_keys: Mapping from keys of earlier versions to the current keys.
 
     Raises:
         UserError: The file cannot be read, has another version, was altered, or has a value of the wrong type.

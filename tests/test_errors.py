@@ -91,7 +91,7 @@ class TestFlags:
         assert "did you mean --version?" in said("predict", "--versoin")
         assert "did you mean --max-per-class?" in said("prepare", "--max-per-clas"), "an abbreviation is none"
         assert "unexpected argument other" in said("predict", "run", "other")
-        assert "pass a file of texts with --file" in said("predict", "run", "other")
+        assert "pass a file with --file" in said("predict", "run", "other")
 
     def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
         assert "--epochs is 0" in said("supervise", "-np", 2, "--epochs=0")

@@ -66,7 +66,7 @@ def connect() -> Any:
     """Connect to a Ray cluster, unless this program is already connected. Return the module ``ray``.
 
     Raises:
-        UserError: There is no cluster, or its versions of Ray or Python differ.
+        UserError: There is no cluster, or the cluster has other versions of Ray or Python.
     """
     # Without this variable, Ray under `uv run` would also start its workers with `uv run`, in new environments.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -80,11 +80,13 @@ def connect() -> Any:
                 "no Ray cluster answers",
                 str(error).splitlines()[0],
                 "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
-                "name one in RAY_ADDRESS; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token",
+                "name one in RAY_ADDRESS; if the cluster has a token, copy its ~/.ray/auth_token, and set "
+                "RAY_AUTH_MODE=token",
             ) from error
         except RuntimeError as error:  # The versions of Ray or Python differ, or this host does not have the token.
             why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]
-            remedy = f"{SAME_VERSIONS_HINT}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
+            token = "if the cluster has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
+            remedy = f"{SAME_VERSIONS_HINT}; {token}"
             raise UserError("this Ray cluster cannot be used", why[:300], remedy) from error
     return ray
 

@@ -40,8 +40,8 @@ TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 # Part of the output of `crepe train` that describes the processes and the device.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
-# Program that prints the components with which Horovod was built. It runs in a subprocess, because an incompatible
-# library may crash or hang.
+# Program that prints the components with which Horovod was built. The program runs in a subprocess, because an
+# incompatible library may crash or hang.
 HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet
 import_mxnet()
@@ -70,7 +70,8 @@ class Check(NamedTuple):
 class Doctor(Command):
     """Check whether this machine can train: versions, kernels, GPUs, Horovod and the disk.
 
-    Then train on a few texts, with one process and with more. The command takes about 20 s and leaves no files.
+    Then train on a few texts, with one process and with several processes. The command takes about 20 s and leaves no
+    files.
     """
 
     usage = """
@@ -151,7 +152,7 @@ def check_gpus() -> Iterator[Check]:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
     if driver.gpu_count() > 1 and not nccl.version():
-        what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
+        what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower than NCCL"
         yield Check("CUDA kernels", what, "note", extras.install_command("gpus"))
     else:
         yield Check("CUDA kernels", own)
@@ -179,7 +180,7 @@ def check_horovod() -> Check:
     if "gloo" not in built:
         return Check("Horovod", "built without Gloo", "problem", f"{INSTALL_HINT} --reinstall-package horovod")
     if on_gpus and "nccl" not in built:
-        what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
+        what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower than NCCL"
         return Check("Horovod", what, "note", mxnet_cuda.HOROVOD_BUILD_HINT)
     return Check("Horovod", f"built with {', '.join(built)}")
 

@@ -15,8 +15,8 @@ from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, check_out
 class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
     """Compare new unlabelled texts with the test split of a model, and report drift.
 
-    The file is read in the same way as by predict. The command compares, for example, the proportions of the predicted
-    classes, the mean probability, the lengths of the texts, and the unknown characters.
+    The file is read in the same way as `predict` reads it. The command compares, for example, the proportions of the
+    predicted classes, the mean probability, the lengths of the texts, and the unknown characters.
     """
 
     usage = """
@@ -26,7 +26,7 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
 
     file: str = setting(
         None,
-        "File of texts (lines, CSV, TSV, JSON Lines, Parquet), or its URL. -: standard input.",
+        "New texts: a file (lines, CSV, TSV, JSON Lines, Parquet) or its URL. -: standard input.",
         NON_EMPTY,
         positional="",
     )

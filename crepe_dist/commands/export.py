@@ -31,11 +31,12 @@ class FormatName(Choice):
 class Export(ModelFlags, ThresholdFlag, Command):
     """Export a model for other programs.
 
-    onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a web page
+    onnx: model.onnx, and crepe_runtime.py, which classifies texts with model.onnx and needs only NumPy and ONNX
+        Runtime. web: a web page
     that classifies texts in the browser. crepe: a model folder for crepe_dist, with model.safetensors and model.json.
     huggingface: the model folder as a repository of the Hugging Face Hub. mlflow: the model folder as a model of
     MLflow. The probabilities of the exported model are compared with the probabilities of crepe_dist on test texts and
-    synthetic texts. The export is written only if they agree.
+    synthetic texts. The export is written only if the probabilities agree.
     """
 
     usage = """

@@ -26,7 +26,7 @@ class Inspect(Command):
     """Find texts with a wrong label, and classes that overlap, in all splits of prepared data.
 
     The command uses cross-validation: it divides the texts into folds, and predicts each fold with a network that was
-    trained on the other folds. It writes CSV files, and does not change the data.
+    trained on the other folds. The command writes CSV files, and does not change the data.
     """
 
     usage = """

@@ -29,7 +29,7 @@ TUNE_DIR = Path("tune")  # Default folder for the searches of `tune`. Each searc
 class Runs(Command):
     """List the runs in runs/, newest first, with their data, test score, size on disk and end time.
 
-    A star marks the default model. Commands use it if no model is specified.
+    A star marks the default model. Commands use this model if no other model is specified.
     """
 
     usage = """
@@ -149,10 +149,10 @@ class Clean(Command):
     """List files that runs no longer need, and remove them with --yes.
 
     A finished run only needs its selected checkpoint and its last checkpoint. After a refit, it only needs the selected
-    checkpoint. Its resume states and the folder of its refit can be removed. Temporary files of killed processes are
-    also listed. Runs that are being trained are not touched. Unfinished runs keep the files that they need to resume.
-    If no folders are given, the list includes the cache (models copied from URLs, and predictions that were not
-    uploaded).
+    checkpoint. The resume states and the refit folder of a finished run can be removed. Temporary files of killed
+    processes are also listed. Runs that are being trained are not touched. Unfinished runs keep the files that they
+    need to resume. If no folders are given, the list includes the cache (models copied from URLs, and predictions that
+    were not uploaded).
     """
 
     usage = """

@@ -76,7 +76,9 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         (), "Text to classify, instead of a file. Repeat the option for multiple texts.", Repeated(ANY_TEXT)
     )
     file: Optional[str] = setting(
-        None, "File of texts, plain or .gz, or its URL. -: standard input. Default: standard input.", NON_EMPTY
+        None,
+        "Texts to classify: a file, plain or .gz, or its URL. -: standard input. Default: standard input.",
+        NON_EMPTY,
     )
     id: Optional[str] = setting(
         None,

@@ -30,8 +30,9 @@ class Tune(Command):
     """Search for better training settings: network, learning rate, epochs, and for crepe also dropout and width.
 
     The validation score selects the best settings. The first trial is the fastest network. The second trial has the
-    default settings, so the validation score of the result is never lower. The third trial is the default network with
-    a higher learning rate and 10 epochs. Run the same command again to resume the search.
+    default settings, so the validation score of the result is at least as high as the validation score of the default
+    settings. The third trial is the default network with a higher learning rate and 10 epochs. Run the same command
+    again to resume the search.
     """
 
     usage = """

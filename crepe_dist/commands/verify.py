@@ -72,7 +72,8 @@ class Verify(Command):
             raise UserError(
                 f"the repeated run differs from {record.path} from epoch {differing[0]} on",
                 changed or "the records about the two machines do not differ",
-                "verify the run on a machine like the one that trained it; if that differs, do not trust the run",
+                "verify the run on a machine like the one that trained it; if the parameters differ there, "
+                "do not trust the run",
             )
         print(f"{escape_controls(str(record.path))} is reproduced: same data and settings, same parameters")
 

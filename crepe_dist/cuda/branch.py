@@ -88,7 +88,9 @@ class Branch(Protocol):
 
 PRECISIONS = ("float32", "float16", "bfloat16")  # The index is PRECISION in kernels/product.cuh.
 THREADS = 256  # Number of threads of a block; see kernels/common.cuh.
-MAX_BLOCKS = 1 << 16  # Maximum number of blocks. If there are more elements, each thread processes several elements.
+# Maximum number of blocks. If there are more elements than threads in these blocks, each thread processes several
+# elements.
+MAX_BLOCKS = 1 << 16
 
 
 def blocks(elements: int) -> int:

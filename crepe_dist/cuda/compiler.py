@@ -101,8 +101,8 @@ def parameters() -> dict[str, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """Return the architecture to compile for.
 
-    If NVRTC does not know the GPU's architecture, return the newest older PTX architecture. The driver compiles the PTX
-    to machine code. It must be at least as new as NVRTC.
+    If NVRTC does not know the GPU's architecture, return the newest PTX architecture that is older than the GPU. The
+    driver, which must be at least as new as NVRTC, compiles the PTX to machine code.
     """
     wanted = 10 * capability[0] + capability[1]
     # CUDA 13 renamed architecture 101 to 110. A GPU of architecture 103 therefore cannot run PTX for architecture 101.
@@ -173,7 +173,7 @@ def _call(name: str, *arguments: object) -> None:
     if code := getattr(_library(), name)(*arguments):
         raise UserError(
             f"NVRTC failed: {name}: {_error_name(code)}",
-            "a broken installation of it, or a bug in crepe_dist",
+            "a broken installation of NVRTC, or a bug in crepe_dist",
             f"install {PACKAGE} again, {FALLBACK_HINT}",
             code=ExitCode.FAILURE,
         )

@@ -32,7 +32,7 @@ _IMAGE = (
 ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
-        "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
+        "another process has exclusive use of the GPU (compute mode EXCLUSIVE_PROCESS), or the GPU has failed",
         "end the other process (nvidia-smi shows it), or allow multiple processes: nvidia-smi -c DEFAULT, "
         f"{FALLBACK_HINT}",
     ),
@@ -40,7 +40,7 @@ ERROR_HELP = {
     **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # Errors of machine code, PTX, and the driver's PTX compiler.
     802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
     803: (
-        "the driver was updated, and its library does not fit its kernel module",
+        "the driver was updated, so its library does not match the loaded kernel module",
         f"restart the machine, {FALLBACK_HINT}",
     ),
 }
@@ -186,7 +186,10 @@ def gpu_name(gpu: int) -> str:
 
 
 def gpu_location(gpu: int) -> str:
-    """Return a string that identifies a GPU by its host and PCI address. It is the same for all its MIG devices."""
+    """Return a string that identifies a GPU by its host and PCI address.
+
+    All MIG devices of a GPU have the same string.
+    """
     return f"{hardware.boot_id()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 

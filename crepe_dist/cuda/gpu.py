@@ -112,7 +112,10 @@ class Gpu:
         return memory
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
-        """Allocate pinned host memory, for asynchronous copies. It is freed when this object is deleted."""
+        """Allocate pinned host memory, for asynchronous copies.
+
+        The memory is freed when this ``Gpu`` object is deleted.
+        """
         address = c_void_p()
         self.call("cuMemHostAlloc", address, size, 0)
         self._locked.append(address)
@@ -181,7 +184,7 @@ class Gpu:
             while done < source.nbytes:
                 place, free = self._given % STAGED_BYTES, STAGED_BYTES - (self._given - self._copied)
                 size = min(source.nbytes - done, STAGED_BYTES - place, free)
-                if size <= 0:  # The size is negative if another thread has replaced ``_copied`` by an older value.
+                if size <= 0:  # The size is negative if another thread has replaced ``_copied`` by an earlier value.
                     self.wait()
                     continue
                 ctypes.memmove(start + place, source.ctypes.data + done, size)

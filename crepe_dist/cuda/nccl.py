@@ -61,8 +61,8 @@ def unique_id() -> str:
 class Communicator:
     """NCCL communicator with one GPU per rank. Every rank must create it at the same point of the program.
 
-    NCCL detects the loss of a peer on another host, but not the loss of a peer on the same host: its kernel would wait
-    forever. ``check`` detects such a loss.
+    NCCL detects the loss of a peer on another host, but not the loss of a peer on the same host: NCCL's kernel would
+    wait forever. ``check`` detects such a loss.
 
     Args:
         gpu: GPU of this rank.
@@ -92,7 +92,10 @@ class Communicator:
         self._doing = "a sum over the GPUs"
 
     def all_reduce(self, memory: DeviceBuffer, count: int) -> None:
-        """Enqueue an all-reduce of ``count`` int32 numbers. It replaces the numbers by their sums over all ranks."""
+        """Enqueue an all-reduce of ``count`` int32 numbers.
+
+        The all-reduce replaces the numbers by their sums over all ranks.
+        """
         self._gpu.make_current()
         address = c_void_p(memory.view(0, 4 * count).address)
         self._call("ncclAllReduce", address, address, c_size_t(count), INT32, SUM, self._handle, self._gpu.stream)

@@ -35,7 +35,10 @@ Files = dict[str, dict[str, Any]]  # Manifest entries by file name: size in byte
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return the header of a ``.npy`` file whose values follow in C order. It equals NumPy's header byte by byte."""
+    """Return the header of a ``.npy`` file whose values follow in C order.
+
+    The header equals NumPy's header byte by byte.
+    """
     fields = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
     text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in fields.items()) + "}"
     start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
@@ -87,7 +90,7 @@ class SourceRow:
         file: Name of the source file, as in the manifest.
         line: First line of the row, counted from 1. In sources without lines, such as folders of files, it is the
             number of the document.
-        id: Value of the id column, or the file name in a folder of files. It is empty if the source has no ids.
+        id: Value of the id column, or the file name in a folder of files. Empty if the source has no ids.
         hash: Hash of the text in hexadecimal, from ``format_hash``.
     """
 

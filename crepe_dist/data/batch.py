@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         global_batch_size: Number of documents in the global batch, over all ranks.
         first: Position of this rank's first document in the global batch.
         rows: Row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        step: Number of the training step, counted from 1; 0 outside of training.
+        step: Number of the training step, counted from 1; 0 outside training.
         seed: Random seed of the step's dropout, a uint64 number.
     """
 

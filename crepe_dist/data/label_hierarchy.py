@@ -94,7 +94,7 @@ class LabelHierarchy:
 
         Returns:
             For each text, the number of the level, counted from 1, the name of the node and its probability. If no
-            node reaches the threshold of its level, they are 0, "" and 0.
+            node reaches the threshold of its level, these values are 0, "" and 0.
         """
         nodes, probs = argmax_per_level(self.all_levels, probabilities)
         deepest = zip(deepest_confident_level(probs, thresholds).tolist(), nodes.T.tolist(), probs.T.tolist())
@@ -114,7 +114,7 @@ class LabelHierarchy:
     def f1(self, confusion: Counts) -> float:
         """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005).
 
-        It compares the nodes on the path to the true class with the nodes on the path to the predicted class.
+        The score compares the nodes on the path to the true class with the nodes on the path to the predicted class.
         The time grows with the number of non-zero cells and the square of the depth, not with the number of pairs of
         classes.
 

@@ -1,7 +1,8 @@
 """Removal of HTML from texts. Exports for other runtimes contain the source of this module.
 
 The removal must give the same text in training and prediction under every version of Python. ``html.parser`` does not:
-security releases of 2025 changed how it ends a tag that is not closed. It also takes quadratic time for such tags.
+security releases of 2025 changed how it ends a tag that is not closed. ``html.parser`` also takes quadratic time for
+such tags.
 """
 
 from __future__ import annotations

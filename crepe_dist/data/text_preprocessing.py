@@ -2,8 +2,8 @@
 
 The value of a feature column becomes one private Unicode character (``FEATURE_CODE_POINTS``), which no text contains. A
 categorical column has a character for each value that is frequent enough. A numeric column has a character for each
-interval between quantiles. Both have a character for a missing value. The characters of the values follow the text. An
-unknown character precedes each of them, so that the networks hash each value as a word.
+interval between quantiles. Columns of both kinds have a character for a missing value. The characters of the values
+follow the text. An unknown character precedes each of them, so that the networks hash each value as a word.
 
 Until it is preprocessed, a row is its text, followed by ``FIELD_SEPARATOR`` and the raw value for each feature column.
 """

@@ -18,7 +18,7 @@ from crepe_dist.native.constants import RADIX
 BUCKET_BITS = 24  # Bits of a word's number: there are 2^24 numbers.
 # Ranges of code points of scripts without spaces between words.
 UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
-# Kinds of ids: outside of words, part of a word, a word by itself, and the two halves of a rare character in the order
+# Kinds of ids: outside words, part of a word, a word by itself, and the two halves of a rare character in the order
 # in which they are stored.
 OUTSIDE, LETTER, ALONE, PAIR, PAIR_END = range(5)
 Floats = npt.NDArray[np.float64]

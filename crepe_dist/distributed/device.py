@@ -36,8 +36,8 @@ def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PRO
     """Select a GPU that no other rank uses, or the CPU. Every rank must call this function.
 
     The CPU is selected if ``device`` is ``cpu``, or if ``device`` is ``auto`` and no GPU is found. GPUs are identified
-    by their UUIDs. The selection therefore works whether a process sees all GPUs of its host or only one of them. It
-    does not depend on the host names and GPU numbers that containers and schedulers assign.
+    by their UUIDs. The selection therefore works whether a process sees all GPUs of its host or only one of them. The
+    selection does not depend on the host names and GPU numbers that containers and schedulers assign.
 
     Args:
         device: ``auto``, ``cpu`` or ``gpu``.
@@ -125,7 +125,7 @@ def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int |
 
 
 def check_mxnet_gpu(gpu: Device) -> None:
-    """Check that MXNet can use a GPU. This imports MXNet.
+    """Check that MXNet can use a GPU. This function imports MXNet.
 
     Raises:
         UserError: MXNet does not see the GPU, or the driver does not work.

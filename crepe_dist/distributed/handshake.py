@@ -1,13 +1,13 @@
 """Mutual authentication of two processes by a shared secret, and their first messages.
 
-The client is the process that opens the connection. The names in this module call it the caller. The listener is the
-process that accepts the connection.
+The client is the process that opens the connection. The names in this module call the client the caller. The listener
+is the process that accepts the connection.
 
 1. The client sends a greeting: its rank, the world size and a nonce.
 2. The listener answers with its own nonce.
 3. Each end derives a key for this connection from the nonces, the ranks, the world size and the secret.
 4. Every later message carries a message authentication code (MAC): an HMAC-SHA256 of the sender's role, the number of
-   the message and its content. The MAC proves that the sender has the secret. It protects the message from
+   the message and its content. The MAC proves that the sender has the secret. The MAC also protects the message from
    modification, from replay, and from being reflected to its sender.
 
 Nothing is encrypted. If there is no secret, the protocol is the same, but the MAC proves nothing.
@@ -184,8 +184,8 @@ class Channel:
 def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
     """Send the greeting to the listener, whose rank is ``rank``, and return the channel.
 
-    When this function returns, the listener is not authenticated yet. Its first message on the channel proves that it
-    has the secret.
+    When this function returns, the listener is not authenticated yet. The listener's first message on the channel
+    proves that the listener has the secret.
 
     Raises:
         UnknownPeerError, OSError: For the same reasons as in ``Channel.receive``.
@@ -242,7 +242,7 @@ class AuthenticatedCaller:
 
 
 class CallerListener:
-    """Iterable of the clients that connect to a listening socket. It serves all clients concurrently.
+    """Iterable of the clients that connect to a listening socket. The iterable serves all clients concurrently.
 
     The iteration yields an ``AuthenticatedCaller`` for each client that has an expected rank and proves that it has the
     secret. It yields ``None`` before each poll, so that the loop body can check a deadline. A client that does not
@@ -299,13 +299,14 @@ class CallerListener:
             if not self._pending:
                 raise_resource_error(error)
                 raise
-            # Clients that do not belong to the job may have used up the file descriptors. Disconnect the oldest client.
-            # If it does belong to the job, it connects again.
+            # Clients that do not belong to the job may have used up the file descriptors, so the oldest client is
+            # disconnected. If this client does belong to the job, it connects again.
             self._disconnect(next(iter(self._pending)), selector)
             return
         peer.setblocking(False)
         if len(self._pending) >= MAX_UNKNOWN_CALLERS + len(self._ranks):
-            # A process of the job finishes its handshake quickly, so the oldest client probably does not belong to it.
+            # A process of the job finishes its handshake quickly, so the oldest client probably does not belong to the
+            # job.
             self._disconnect(next(iter(self._pending)), selector)
         handshake = _authenticate_caller(peer, host, self._own, self._schema, self._ranks)
         self._pending[peer] = handshake, host, time.monotonic() + HANDSHAKE_SECONDS

@@ -14,10 +14,11 @@ from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.mxnet_internals import numpy_view
 from crepe_dist.errors import PeerLostError
 
-# MXNet raises an MXNetError if a peer is lost. There is no subclass for this case, so the message is searched. It
-# contains either an error of Gloo, after the name of a source file, or an error of Horovod. MXNet raises the error only
-# once. Afterwards, the array can be read without an error, but its contents are wrong, so everything that depends on
-# the array must be discarded. This was checked with Horovod 0.28.1. Check it again before you allow another version.
+# MXNet raises an MXNetError if a peer is lost. There is no subclass for this case, so the message is searched. The
+# message contains either an error of Gloo, after the name of a source file, or an error of Horovod. MXNet raises the
+# error only once. Afterwards, the array can be read without an error, but its contents are wrong, so everything that
+# depends on the array must be discarded. This was checked with Horovod 0.28.1. Check it again before you allow another
+# version.
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 

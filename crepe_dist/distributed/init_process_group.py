@@ -104,9 +104,9 @@ def horovod_cycle_time(launch: LauncherEnv, config: Config | None) -> str:
     """Return the interval between two polls of Horovod's background thread, in milliseconds.
 
     Horovod's default is 1 ms. On CPUs, polling at this interval uses 5 % of a core. The cost is worthwhile only if
-    Horovod sums the gradients. The interval is therefore 10 ms if shared memory or NCCL sums them. If MXNet computes
-    the gradients on GPUs, the last gradients of each step wait for half an interval on average, so the interval is
-    0.2 ms.
+    Horovod sums the gradients. The interval is therefore 10 ms if shared memory or NCCL sums the gradients. If MXNet
+    computes the gradients on GPUs, the last gradients of each step wait for half an interval on average, so the
+    interval is 0.2 ms.
     """
     uses_gpus = config is not None and config.device != "cpu" and driver.gpu_count() > 0
     if (

@@ -1,4 +1,7 @@
-"""Message that `horovodrun` prints after a job has failed. Our build of Horovod prints it instead of a traceback."""
+"""Message that `horovodrun` prints after a job has failed.
+
+Our build of Horovod prints this message instead of a traceback.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ LAUNCHERS = (
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 )
 # Variables that make MXNet deterministic. By default, MXNet times cuDNN's convolution algorithms and uses the fastest
-# one, which may differ in the next run. It also allows algorithms with an arbitrary order of additions (checked with
+# one, which may differ in the next run. MXNet also allows algorithms with an arbitrary order of additions (checked with
 # MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). Under these defaults, a resumed
 # run would not be bit-identical. On Ampere and later GPUs, cuBLAS and cuDNN round the factors of float32 products to
 # TF32, which has the 10 mantissa bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's "cuDNN developer

@@ -2,7 +2,7 @@
 
 A header contains the number of the collective in this process group, the length of the message, the length of the
 sender's largest message, a checksum of the name of the collective, and a checksum of the message. The checksums are
-CRC-32. They detect errors of the memory and the network, but not attacks.
+CRC-32. Checksums detect errors of the memory and the network, but not attacks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend. It never sends pickled objects."""
+"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend.
+
+The group never sends pickled objects.
+"""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class ProcessGroup:
         backend: Name of the backend, for messages. It is empty for a single process.
         heartbeat: Function that reports progress to the watchdog. ``run_steps_on_rank0`` calls it on rank 0 between two
             steps, and on the other ranks while they wait.
-        pause_watchdog: Function that suspends the watchdog until the next heartbeat. It is called before this rank
-            waits, without a time limit, for ranks that report their own progress.
+        pause_watchdog: Function that suspends the watchdog until the next heartbeat. The function is called before this
+            rank waits, without a time limit, for ranks that report their own progress.
         timeout: Time limit in seconds for waits that the watchdog would otherwise end. A wait that times out itself can
             report the cause.
     """

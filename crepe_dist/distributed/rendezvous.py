@@ -323,7 +323,8 @@ def _connect_to_peers(
     try:
         for rank in range(1, own.rank):
             host, port = addresses[rank]
-            # Ranks on rank 0's host may have reported to it from a loopback address. Use rank 0's address for them.
+            # Ranks on rank 0's host may have reported from a loopback address, so rank 0's address is used for these
+            # ranks.
             peer_address = addresses[0][0] if is_loopback(host) else host, port
             peers[rank] = _connect(peer_address, own, rank, deadline)
         for caller in CallerListener(listener, own, above, EMPTY_SCHEMA):
@@ -347,7 +348,10 @@ def _connect_to_peers(
 
 
 def _connect(address: Address, own: LocalProcess, rank: int, deadline: _Deadline) -> socket.socket:
-    """Connect to a rank that listens. If it disconnects, connect again, because it may have had too many clients."""
+    """Connect to a rank that listens.
+
+    If that rank disconnects, connect again, because it may have had too many clients.
+    """
     while True:
         peer = socket.create_connection(address, REQUEST_SECONDS)
         try:

@@ -62,8 +62,9 @@ class TcpProcessGroup(ProcessGroup):
         headers = {
             peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(peers)
         }
-        # All headers have been received, so all ranks have arrived. Large data must not be sent earlier. It would fill
-        # the socket buffers of a rank that is only late, and after PEER_TIMEOUT_SECONDS that rank would count as lost.
+        # All headers have been received, so all ranks have arrived. Large data must not be sent before this point,
+        # because the data would fill the socket buffers of a rank that is only late, and after PEER_TIMEOUT_SECONDS
+        # that rank would count as lost.
         rests = {peer: rest for peer in peers if (rest := self._send(peer, messages[peer][EAGER_BYTES:])).size}
         # Another thread sends the rest while this thread receives. If both ranks of a connection first sent their data,
         # full socket buffers could make them wait for each other forever.

@@ -32,15 +32,15 @@ RESUME_HINT = "run the same command again to resume"
 # A group of ranks that runs for less than this number of seconds is short. After two or more short groups in a row, the
 # driver waits before it restarts the ranks.
 SHORT_GROUP_SECONDS = 60.0
-# Seconds that the other ranks have to exit after a rank has failed. They detect the failure immediately, because their
-# connections to the failed rank are closed.
+# Seconds that the other ranks have to exit after a rank has failed. The other ranks detect the failure immediately,
+# because their connections to the failed rank are closed.
 PEER_EXIT_SECONDS = 5.0
 KILL_SECONDS = 5.0  # Seconds that a killed rank has to exit. After that, it is considered lost.
 # The driver's time limit exceeds the time limit of the ranks' watchdogs by this number of seconds. A watchdog should
 # act first, because it writes the stacks of its process.
 WATCHDOG_MARGIN_SECONDS = 5.0
-# Each interval between two polls adds at most this number of seconds to the silence of a rank. A longer interval means
-# that the driver itself was suspended.
+# Each interval between two polls adds at most this number of seconds to the silence of a rank. An interval that is
+# longer than this means that the driver itself was suspended.
 POLL_SECONDS = 1.0
 USAGE_ERROR = 2  # Exit code of argparse for a mistake in the flags.
 # Meanings of exit codes, for messages.

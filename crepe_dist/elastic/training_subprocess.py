@@ -67,7 +67,7 @@ def training_subprocess(
 
 
 def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
-    """Yield the complete lines that a subprocess prints, without line ends, until it exits.
+    """Yield the complete lines that a subprocess prints, without line endings, until it exits.
 
     The output is read every ``POLL_SECONDS``.
     """
@@ -143,7 +143,7 @@ def error_from_log(folder: Path, code: int) -> UserError:
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
     how, remedy = f"ended with exit code {code}", "report this"
     if name := signal_name(code):
-        how, remedy = f"was ended by {name}", "run the same command again, with more memory if that ran out"
+        how, remedy = f"was ended by {name}", "run the same command again, with more memory if the memory ran out"
     return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
 
 

@@ -118,8 +118,8 @@ class Engine(ABC):
         Args:
             group: Process group.
             options: Hyperparameters of the optimizer.
-            max_shard_size: Number of documents in the largest shard of a batch. It determines how much memory is
-                allocated for the gradients of embeddings.
+            max_shard_size: Number of documents in the largest shard of a batch. This number determines how much memory
+                is allocated for the gradients of embeddings.
         """
 
     @abstractmethod

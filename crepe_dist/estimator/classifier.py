@@ -58,7 +58,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     processes.
 
     Args:
-        network: ``crepe``, ``ngrams`` (about five times as fast, less accurate) or ``paper``.
+        network: ``crepe``, ``ngrams`` (faster and less accurate than ``crepe``) or ``paper``.
         epochs: Number of epochs. ``None`` selects the default of ``crepe train``.
         learning_rate: Initial learning rate. ``None`` selects the default of ``crepe train``.
         batch_size: Number of texts per step, over all processes. ``None`` selects the default of ``crepe train``.
@@ -273,7 +273,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The predictor refers to memory of the kernels, which cannot be pickled. It is opened again when it is needed.
+        # The predictor refers to memory of the kernels, which cannot be pickled. The predictor is therefore opened
+        # again when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
 
@@ -313,7 +314,9 @@ def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
     if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == UNLABELLED:
         classes, indices = classes[1:], indices - 1
         count = f"{np.count_nonzero(indices == UNLABELLED):,} labels are -1"
-        warnings.warn(f"{count}, which means no label, as in scikit-learn; if it is a class, rename it", stacklevel=3)
+        warnings.warn(
+            f"{count}, which means no label, as in scikit-learn; if -1 is a class, rename this class", stacklevel=3
+        )
     if len(classes) < 2:
         remedy = "give texts of two classes or more"
         raise InvalidInput("all labels are of one class", f"it is {classes.tolist()[:1]}", remedy)
@@ -327,7 +330,9 @@ def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any
     try:
         values = np.asarray(matrix, np.float64)
     except (TypeError, ValueError):
-        raise InvalidInput("the texts have multiple labels each, which are no matrix", remedy=remedy) from None
+        raise InvalidInput(
+            "the texts have multiple labels each, and the labels are not a matrix", remedy=remedy
+        ) from None
     if values.shape[:1] != (len(texts),) or not np.isin(values, (0, 1)).all():
         raise InvalidInput(f"the matrix of labels, of shape {values.shape}, cannot be used", remedy=remedy)
     return np.asarray(getattr(matrix, "columns", np.arange(values.shape[1]))), values == 1

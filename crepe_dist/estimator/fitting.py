@@ -48,8 +48,8 @@ def fit_checkpoint(
     Raises:
         UserError: The texts cannot be used, or the training failed.
     """
-    # The classes of the checkpoint are indices, not the labels of the caller. They are written as text, so that the
-    # checkpoint does not store a type of labels.
+    # The classes of the checkpoint are indices, not the labels of the caller. The indices are written as text, so that
+    # the checkpoint does not store a type of labels.
     labels = [list(map(str, label)) if isinstance(label, list) else str(label) for label in table["label"]]
     table = {**table, **_split_columns(table["text"], options), "label": labels}
     # Training requires a test split. A copy of the first non-blank text is used as the test split.

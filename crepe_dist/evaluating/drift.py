@@ -79,7 +79,7 @@ def drift(args: Any) -> None:
         test_accuracy = predictor.metadata["test_accuracy"]
         (shift,) = (figures["now"] - figures["then"])[figures["name"] == MEAN]
         result["expected_accuracy"] = min(1.0, max(0.0, test_accuracy + shift))
-        condition = f"if the probabilities are calibrated; on the test split it was {percent(test_accuracy)}"
+        condition = f"if the probabilities are calibrated; the accuracy on the test split was {percent(test_accuracy)}"
         result["notes"].append(f"expected accuracy: {percent(result['expected_accuracy'])}, {condition}")
     compared = f"compared with {len(reference_texts):,} ({excerpt(rows.name)})"
     print(f"{pluralize(len(current_texts), 'text')} of {excerpt(args.file)}, {compared}\n")
@@ -138,7 +138,7 @@ def _remedy(args: Any, predictor: Predictor, rows: EvalRows) -> str:
     inspect_command = f"{command_line('inspect')} {rows.dataset.folder} --unlabelled {file}"
     selected = "" if predictor.is_multilabel else f" that {inspect_command} selects"
     evaluate_command = f"{command_line('evaluate')} {args.checkpoint or predictor.path} LABELLED"
-    advice = "if it got worse, add these rows to the training data"
+    advice = "if the model got worse, add these rows to the training data"
     return f"label rows{selected}, and evaluate the model on them: {evaluate_command}; {advice}"
 
 

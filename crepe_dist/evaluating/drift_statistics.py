@@ -60,8 +60,8 @@ class DriftStatistics:
     def sums(self, texts: list[str]) -> ProportionTable:
         """Return a table with one row per proportion.
 
-        The columns are the sums over the texts of the part, the whole, the squared part (``aa``), the product of part
-        and whole (``ab``) and the squared whole (``bb``), and the number of texts.
+        Five columns are sums over the texts: of the part, the whole, the squared part (``aa``), the product of part and
+        whole (``ab``), and the squared whole (``bb``). The last column is the number of texts.
         """
         total: Any = 0
         for start in range(0, len(texts), BATCH_SIZE):
@@ -151,7 +151,7 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
 def _effective_sample_size(sums: ProportionTable) -> Any:
     """Return the effective sample sizes of proportions.
 
-    It is the number of independent draws whose binomial proportion has the same variance.
+    The effective sample size is the number of independent draws whose binomial proportion has the same variance.
     """
     proportion = sums["part"] / sums["whole"]
     squares = sums["aa"] - 2 * proportion * sums["ab"] + proportion**2 * sums["bb"]

@@ -4,7 +4,8 @@
     print(Classifier("model.onnx").predict(["a text"])[0].label)
 
 If the model has feature columns, a row may be a mapping: {"text": "a text", "sector": "public"}.
-The input of the ONNX model is the code points of the texts. Its metadata (JSON values) contain the class names.
+The input of the ONNX model is the code points of the texts. The metadata of the model (JSON values) contain the class
+names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """Classifier of texts.
+    """Text classifier.
 
     ``model`` is the path or the content of a .onnx file. ``providers`` are the names of ONNX Runtime's execution
     providers. A ValueError is raised if the model has no metadata of crepe_dist in this format.

@@ -1,7 +1,8 @@
 """Export of a checkpoint's network to files for other programs.
 
 The files are first written to a temporary folder. There, the exported model is opened, and its probabilities are
-compared with the probabilities that crepe_dist computes. The files are moved to the output folder only if they agree.
+compared with the probabilities that crepe_dist computes. The files are moved to the output folder only if the
+probabilities agree.
 """
 
 from __future__ import annotations

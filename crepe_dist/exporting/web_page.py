@@ -1,7 +1,7 @@
 """Self-contained web page that classifies texts in the browser.
 
-The page contains ONNX Runtime Web, the model and a script. It can be served by any web server or opened as a local
-file, and it makes no network connections. At the first export, npm downloads ONNX Runtime Web to the user's cache.
+The page contains ONNX Runtime Web, the model and a script. The page can be served by any web server or opened as a
+local file, and makes no network connections. At the first export, npm downloads ONNX Runtime Web to the user's cache.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ NAME = re.compile(r"([\w$]+) as (\w+)")
 def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) -> None:
     """Write the page and the licences of ONNX Runtime into ``folder``.
 
-    The Content-Security-Policy of the page permits only the page's own styles and scripts, and WebAssembly. It blocks
-    all network connections.
+    The Content-Security-Policy of the page permits only the page's own styles and scripts, and WebAssembly. The policy
+    blocks all network connections.
 
     Raises:
         UserError: The network is too large for a browser, or npm cannot download the runtime.
@@ -104,7 +104,7 @@ def web_runtime() -> tuple[str, bytes]:
         _download(path)
     data = read_bytes(path, MAX_ARCHIVE_BYTES)
     if base64.b64encode(hashlib.sha512(data).digest()).decode("ascii") != SHA512:
-        remedy = "delete it, check npm's registry setting"
+        remedy = "delete this file, check npm's registry setting"
         raise UserError(f"{path} is not {PACKAGE}: its SHA-512 differs", remedy=remedy)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as package:
         members = [package.extractfile(name) for name in (SCRIPT, BINARY)]
@@ -131,7 +131,7 @@ def _download(path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         remedy = f"install npm (apt-get install npm, or Node.js), or {by_hand}"
-        raise UserError("npm is not installed, which downloads ONNX Runtime Web (33 MB, once)", remedy=remedy)
+        raise UserError("npm, which downloads ONNX Runtime Web (33 MB, once), is not installed", remedy=remedy)
     print(f"npm downloads {PACKAGE} (33 MB, once)", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """List the temporary files that killed processes left behind, and those of this process.
+    """List the temporary files that killed processes left behind, and the temporary files of this process.
 
     Files of other running processes on this host are not listed.
     """

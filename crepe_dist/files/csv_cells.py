@@ -50,7 +50,7 @@ def escape_cell(value: Any) -> Any:
 
 def escape_cells(values: Iterable[Any]) -> list[Any]:
     """Apply ``escape_cell`` to each value."""
-    # Most texts start with a letter or a digit. A formula never does, so these texts skip the slower check.
+    # Most texts start with a letter or a digit. A formula never does, so the slow check is skipped for these texts.
     return [value if type(value) is not str or value[:1].isalnum() else escape_cell(value) for value in values]
 
 

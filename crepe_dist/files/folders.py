@@ -15,7 +15,7 @@ from pathlib import Path
 from crepe_dist.files.atomic_write import name_path_in_errors
 
 TEMPORARY_PREFIX = "crepe-scratch-"  # Start of the names of temporary folders.
-LOCK_NAME = ".lock"  # Name of a file in a temporary folder. It is locked while a process uses the folder.
+LOCK_NAME = ".lock"  # Name of a file in a temporary folder. This file is locked while a process uses the folder.
 # A folder without a lock counts as abandoned only from this age, because its process may not have locked it yet.
 MIN_ABANDONED_SECONDS = 60.0
 

@@ -12,8 +12,8 @@ from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.safe_read import read_bytes
 
 MAX_JSON_BYTES = 1 << 25  # Default size limit in bytes. It suffices for a manifest with 65,536 classes.
-# Maximum numbers of containers (lists and objects) and of values. They limit the memory: text that consists of brackets
-# or commas takes many times its size when it is parsed. Manifests have few brackets.
+# Maximum numbers of containers (lists and objects) and of values. These limits bound the memory: text that consists of
+# brackets or commas takes many times its size when it is parsed. Manifests have few brackets.
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
 MAX_DIGITS = 300  # Maximum number of digits of an integer, so that it can be converted to float64.

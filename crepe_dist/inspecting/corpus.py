@@ -74,7 +74,8 @@ class Corpus:
 
     @cached_property
     def duplicate_groups(self) -> Rows:
-        """Number of the first near duplicate of each text, int64 [texts]. It may be the text itself.
+        """Number of the first near duplicate of each text, int64 [texts]. The first near duplicate may be the text
+        itself.
 
         A text without letters and digits has no duplicates.
         """

@@ -44,12 +44,12 @@ def write_issues(issues: Issues, folder: Path) -> list[Path]:
 def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
     """Find probable label errors by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-    A network is confident of a class for a text if its probability is at least the mean probability of this class over
-    the texts labelled with it. If a network is confident of multiple classes, the most probable of them counts
-    (equation 1 of the paper). To estimate the fraction of wrong labels in a class, take the texts with this label that
-    have a confident class. The estimate is the fraction of these texts whose confident class is not the label. This
-    fraction of the texts in the class is returned, starting with the least probable labels ("prune by class"). However,
-    a text is not returned if its label is the most probable class.
+    A network is confident of a class for a text if the probability of the class is at least the mean of its
+    probabilities over the texts with this label. If a network is confident of multiple classes, the most probable of
+    them counts (equation 1 of the paper). To estimate the fraction of wrong labels in a class, take the texts with this
+    label that have a confident class. The estimate is the fraction of these texts whose confident class is not the
+    label. This fraction of the texts in the class is returned, starting with the least probable labels ("prune by
+    class"). However, a text is not returned if its label is the most probable class.
 
     Args:
         probabilities: Out-of-fold probabilities, float64 [texts, classes].

@@ -60,7 +60,10 @@ class Backend:
         return {"model.precision": self.precision, "model.kernels": self.build_name}
 
     def determinism_key(self) -> dict[str, str]:
-        """Return everything about the backend that affects the bits of the results. It must be equal on all ranks."""
+        """Return everything about the backend that affects the bits of the results.
+
+        The result must be equal on all ranks.
+        """
         if not self.on_cuda:
             return self.as_settings()
         compilers = compiler.compilers(divmod(int(self.architecture[3:]), 10))
@@ -84,7 +87,8 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
 
     Args:
         options: Requested precision and kernels.
-        common: Best build of the kernels that all processes can use. It is used unless ``options`` specify a build.
+        common: Best build of the kernels that all processes can use. This build is used unless ``options`` specify a
+            build.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.

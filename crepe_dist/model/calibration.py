@@ -241,7 +241,7 @@ def losses_at(
 
 def to_fixed_point(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Round losses in nats to integers, in units of 1/``LOSS_UNITS_PER_NAT``."""
-    # If training diverged, losses may be NaN or infinite. They become 0 and MAX_NATS.
+    # If training diverged, losses may be NaN or infinite. NaN becomes 0, and infinity becomes MAX_NATS.
     return np.asarray(
         np.rint(np.nan_to_num(losses, posinf=MAX_NATS).clip(0, MAX_NATS) * LOSS_UNITS_PER_NAT).astype(np.int64)
     )

@@ -28,7 +28,8 @@ from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-# Maximum number of documents per thread in one call of the kernels. More documents use more memory but are not faster.
+# Maximum number of documents per thread in one call of the kernels. More documents per thread would use more memory
+# without saving time.
 MAX_ROWS_PER_PASS = 64
 # Maximum number of elements in the output of a layer in NumPy. Larger outputs would not fit into the CPU's cache.
 MAX_ACTIVATIONS = 1 << 22
@@ -153,8 +154,8 @@ class CpuInferenceEngine(InferenceEngine):
         self._start()
 
     def _start(self) -> None:
-        # The lock guards the number of running calls and the choice of an idle workspace. It is not held during the
-        # computation.
+        # The lock guards the number of running calls and the choice of an idle workspace. The lock is not held during
+        # the computation.
         self._lock = threading.Lock()
         self._idle: dict[int, list[NativeModel]] = defaultdict(list)
         self._running, self._process = 0, os.getpid()

@@ -17,9 +17,9 @@ from crepe_dist.native.constants import LOSS_UNIT
 from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
-# Maximum ratio between two class weights, for single-label and multilabel data. The limit for multilabel data is lower,
-# because the gradients of all labels use one fixed-point scale, which the class with the largest weight determines
-# (docs/decisions/parallel.md).
+# Maximum ratio between two class weights, for single-label and multilabel data. The limit for multilabel data is lower
+# than the limit for single-label data, because the gradients of all labels use one fixed-point scale, which the class
+# with the largest weight determines (docs/decisions/parallel.md).
 MAX_RATIO, MAX_MULTILABEL_RATIO = 10**6, 10**4
 
 

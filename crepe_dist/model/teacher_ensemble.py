@@ -1,15 +1,16 @@
 """Soft labels for unlabelled texts, from an ensemble of trained classifiers and a naive Bayes classifier of words.
 
 The trained classifiers were trained on the labelled texts only, and do not change. The naive Bayes classifier counts
-the words of the labelled texts for their classes. It also counts the words of the unlabelled texts for every class,
-weighted by the probability that the ensemble currently predicts for the class. This is expectation maximisation (Nigam,
-McCallum, Thrun & Mitchell 2000, "Text classification from labeled and unlabeled documents using EM").
+the words of the labelled texts for their classes. The classifier also counts the words of the unlabelled texts for
+every class, weighted by the probability that the ensemble currently predicts for the class. This is expectation
+maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and unlabeled documents using
+EM").
 
 A classifier joins the ensemble only if it lowers the validation loss. The weight of the classifier and the temperature
 of the ensemble are fitted to the validation split, in the same way as for the two branches of Crepe.
 
-Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in units of 1 / ``LOSS_UNITS_PER_NAT``. Their
-sums are therefore exact, and do not depend on the order of the additions.
+Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in units of 1 / ``LOSS_UNITS_PER_NAT``. The
+sums of counts and of log-odds are therefore exact, and do not depend on the order of the additions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
 SMOOTHING = 0.1  # Additive smoothing: this number of documents is added to the count of each word in each class.
-# Words that fewer documents contain are dropped. A word in only one document carries no information about others.
+# Words that fewer documents contain are dropped. A word in only one document carries no information about other
+# documents.
 MIN_DOCUMENT_FREQUENCY = 2
 LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
 MAX_ROUNDS = 6  # Maximum number of iterations of expectation maximisation.

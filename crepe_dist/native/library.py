@@ -31,7 +31,8 @@ IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"
 GENERIC = "generic"  # Name of the build that runs on every CPU of the architecture.
 PROCESSOR = Path("/proc/cpuinfo")
 FOLDER = Path(__file__).parent
-RECORD = FOLDER / "builds.json"  # SHA-256 checksums of the builds and of their sources. The compilation writes it.
+# SHA-256 checksums of the builds and of their sources. The compilation writes this file.
+RECORD = FOLDER / "builds.json"
 # Builds in order of preference, and the flags in /proc/cpuinfo that each build requires. tools/hatch_build.py compiles
 # them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
@@ -157,7 +158,8 @@ class Library:
 
         Only the build ``avx512_bf16`` needs a measurement, which takes 3 milliseconds. AMX is always faster than
         float32. AVX512-BF16 is twice as fast as float32 on AMD CPUs, and half as fast on some Intel CPUs. Other load on
-        the machine does not change the result, because it slows both timings of a pair and disturbs few of the pairs.
+        the machine does not change the result, because the load slows both timings of a pair and disturbs few of the
+        pairs.
         """
         if self.name != "avx512_bf16":
             return False

@@ -35,7 +35,8 @@ TARGET_BITS = 17  # The scale of the next step is chosen so that the bound is be
 MIN_BOUND = 2**14
 # Each term adds at least one unit to a bound. If the unit were BOUND_UNIT, the bounds of 2**17 documents would always
 # exceed the target, and the scale would grow in every step. For batches of more than SMALL_BATCH documents, the unit is
-# therefore smaller. Sums of bounds in float32 are exact up to 2**24, and a larger sum is never rounded below 2**24.
+# therefore smaller than BOUND_UNIT. Sums of bounds in float32 are exact up to 2**24, and a larger sum is never rounded
+# below 2**24.
 SMALL_BATCH, LARGE_BATCH_BOUND_UNIT = 2**16, 64
 # Increase of the exponent of a scale after a possible overflow, because the true bound is then unknown.
 OVERFLOW_STEP_BITS = 6

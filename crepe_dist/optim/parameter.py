@@ -19,8 +19,8 @@ class Parameter:
         rowwise_second_moment: True if Adam keeps one second moment per row instead of one per element.
         requires_grad: True if the optimizer updates the parameter. False for buffers, which are computed once from the
             training split.
-        grad: Sum of the gradients as fixed-point int32 numbers. The distributed optimizer allocates this array. It is
-            ``None`` on a GPU, for parameters that are not trained, and for row-sparse parameters.
+        grad: Sum of the gradients as fixed-point int32 numbers. The distributed optimizer allocates this array.
+            ``grad`` is ``None`` on a GPU, for parameters that are not trained, and for row-sparse parameters.
     """
 
     data: npt.NDArray[np.float32]

@@ -6,8 +6,8 @@ The training loop makes two calls per step. Between them, it decides whether to 
    shows whether all gradients are finite and whether their integer sums are free of overflow.
 2. ``step`` updates the parameters.
 
-Most parameters are row-sparse: they belong to n-gram tables. A step uses few of their rows, so the native kernels sum
-their gradients differently. Each row has one owner among all ranks:
+Most parameters are row-sparse: they belong to n-gram tables. A step uses few rows of these tables, so the native
+kernels do not sum their gradients like dense gradients. Each row has one owner among all ranks:
 
 - On one host, each process keeps its gradients of rows in its segment of the shared memory. ``step`` sums the gradients
   of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). ``all_reduce`` checks these

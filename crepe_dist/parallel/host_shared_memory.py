@@ -41,7 +41,7 @@ class HostSharedMemory:
     """Memory segments of all processes of a host. The first page of the first segment contains a barrier.
 
     Each process holds a lock on its file for as long as it runs. The kernel releases the lock when the process ends, so
-    the other processes can detect that it has ended.
+    the other processes can detect that the process has ended.
 
     Args:
         segments: Memory segment of each process, in the order of local ranks.
@@ -89,7 +89,7 @@ class HostSharedMemory:
             try:
                 self.check_peers_alive()
             except PeerLostError:
-                # The process may have arrived at the barrier before it ended. The wait has then succeeded.
+                # The process may have arrived at the barrier before it ended. In this case, the wait has succeeded.
                 if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
                     raise
                 break
@@ -165,7 +165,8 @@ def back_with_huge_pages(start: int, size: int) -> None:
 def remove_stale_files() -> None:
     """Remove the files of processes that were killed before they could remove them."""
     for path in FOLDER.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # The file has been removed, its process still runs, or it belongs to another user.
+        # The file has been removed, its process still runs, or the file belongs to another user.
+        with suppress(OSError):
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
                 continue
             with path.open("r+b") as file:
@@ -174,7 +175,10 @@ def remove_stale_files() -> None:
 
 
 def _has_owner_ended(file: int) -> bool:
-    """Return whether the process that created a file has ended. Its end has released its lock on the file."""
+    """Return whether the process that created a file has ended.
+
+    A process that has ended no longer holds its lock on the file.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -26,8 +26,8 @@ class InterHostReducer:
     size of the slice.
 
     Embedding rows: each row has an owner, which is a rank. Each process of a host communicates with some of the owners
-    on other hosts. It requests from them the rows that the batch of its host uses. Later, it sends the gradients of
-    these rows, summed over its host, to the owners. Most of these sums fit into 16 bits.
+    on other hosts. The process requests from these owners the rows that the batch of its host uses. Later, it sends the
+    gradients of these rows, summed over its host, to the owners. Most of these sums fit into 16 bits.
 
     Args:
         group: Process group.

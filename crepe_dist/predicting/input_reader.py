@@ -135,7 +135,7 @@ class InputReader:
 def open_inputs(
     name: str, format: str | None = None, reading: ReadOptions | None = None, *, keep_columns: bool = False
 ) -> InputReader:
-    """Open a file of texts.
+    """Open a file that contains texts.
 
     Args:
         name: Path of the file, or ``-`` for standard input.
@@ -155,12 +155,12 @@ def open_inputs(
     source = Source(path, name, format=format or format_by_suffix(Path(name)), label="")
     options = replace(reading or ReadOptions(), default_format=LINES)
     opened = open_source(source, options, keep_cells=keep_columns, live=True)
-    return InputReader(opened if path else opened._replace(name="the standard input"))
+    return InputReader(opened if path else opened._replace(name="standard input"))
 
 
 @dataclass
 class TextFlags(Settings):
-    """Format and columns of a file of texts."""
+    """Format and columns of a file that contains texts."""
 
     input_format: str | None = setting(
         None,
@@ -181,7 +181,7 @@ class TextFlags(Settings):
     def open_inputs(
         self, name: str, model: Predictor, id: str | None = None, *, keep_columns: bool = False
     ) -> InputReader:
-        """Open a file of texts for a model; see the function ``open_inputs``.
+        """Open a file that contains texts, for a model; see the function ``open_inputs``.
 
         Args:
             id: Id column that the user specified. If it is ``None``, the id column of the training data is used.

@@ -59,7 +59,7 @@ def load(
             model's own threshold, which 95 % of its validation texts reach.
         min_precision: Required precision of the predictions that are not ``rejected``, 0 to 1. The threshold is the
             lowest one that gives the validation split this precision. In a multilabel model, each label has a
-            threshold. If it is ``None``, no precision is required.
+            threshold. If ``min_precision`` is ``None``, no precision is required.
         threads: Maximum number of threads. Concurrent calls share these threads. If it is ``None``, there is one thread
             per core.
 

@@ -84,7 +84,7 @@ class Formatter:
     header = ""
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
-        """Format the prediction for one row, without the line end."""
+        """Format the prediction for one row, without the line ending."""
         if prediction.error:
             return f"not classified: {escape_to_one_line(row.place)}: {escape_to_one_line(prediction.error)}"
         classes = [f"{escape_to_one_line(label)} {percent(probability)}" for label, probability in prediction.ranking]

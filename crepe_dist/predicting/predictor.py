@@ -59,7 +59,7 @@ FORMER_NAMES = {
 @accept_former_names(FORMER_NAMES)
 @dataclass(eq=False, repr=False)
 class Predictor:
-    """Classifier of texts. ``load`` opens it.
+    """Text classifier that ``load`` loads from a checkpoint.
 
     Attributes:
         engine: Engine that computes logits. It holds the parameters and the configuration of the network.
@@ -305,7 +305,7 @@ class Predictor:
         """Return the accuracy on labelled texts, 0 to 1, or the micro F1 of a multilabel model.
 
         Rows are not scored if the text or the label is missing, or if the label is not a class of the model. A warning
-        reports the number of these rows. ``crepe evaluate`` handles them in the same way.
+        reports the number of these rows. ``crepe evaluate`` handles these rows in the same way.
 
         Args:
             table: Data frame, or mapping of column names to lists. It has the text columns of the training data.

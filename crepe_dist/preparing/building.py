@@ -132,7 +132,7 @@ def build_dataset(
         # move rows to other splits.
         old_classes, _ = _find_classes(spec, collected, assignment)
         apply_corrections(collected, spec, spec.corrections, assignment, names)
-        # A class without training rows cannot be learned. It is removed, and its rows in other splits are left out.
+        # A class without training rows cannot be learned, so it is removed, and its rows in other splits are left out.
         emptied = old_classes - _find_classes(spec, collected, assignment)[0]
         names, known_labels = _find_classes(spec, collected, given_split, emptied)
         assignment[(assignment <= TEST) & ~known_labels[collected.rows["label"]]] = UNKNOWN
@@ -273,7 +273,8 @@ def write_shard(
         codes, lengths = encoder.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
-        # Most characters are both ASCII and in the alphabet. Counting only the remaining characters is faster.
+        # Most characters are both ASCII and in the alphabet. Counting only the remaining characters is faster than
+        # counting all characters.
         of_texts = (
             (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.feature_columns else data
         )
@@ -297,8 +298,8 @@ def _build_targets(
 ) -> tuple[npt.NDArray[np.int32], Targets]:
     """Return one class index per row, and the targets of all rows.
 
-    For multilabel and soft labels, the class is the most probable one. If several classes are equally probable, it is
-    the first of them.
+    For multilabel and soft labels, the class is the most probable one. If several classes are equally probable, the
+    class is the first of them.
     """
     if kind == SINGLE_LABEL:
         relabel = np.array([class_index.get(label, -1) for label in collected.labels], dtype=np.int32)

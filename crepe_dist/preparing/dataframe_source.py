@@ -1,6 +1,6 @@
 """Tables in memory: pandas data frames and mappings of lists.
 
-For training, a table is written to a JSON Lines file, so that it passes the same checks as other files.
+For training, a table is written to a JSON Lines file, so that its rows pass the same checks as the rows of other files.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
         **dict.fromkeys(texts, _text_to_json),
     }
     with path.open("wb") as stream:
-        # --encoding is meant for files of the user, such as a test file. It does not apply to a file with a byte order
-        # mark.
+        # --encoding is meant for files of the user, such as a test file. The flag does not apply to a file with a byte
+        # order mark.
         stream.write(codecs.BOM_UTF8)
         for values in zip(*(columns[column] for column in converters)):
             row = {column: convert(value) for (column, convert), value in zip(converters.items(), values)}

@@ -52,7 +52,7 @@ def fit_length(lengths: npt.NDArray[Any]) -> int:
     """Choose the maximum length of a text from the lengths of the texts.
 
     The result is the smallest ``MIN_FEATURE_LEN`` + n × ``LENGTH_STEP`` that leaves ``AUTO_LENGTH_PERCENT`` percent of
-    the texts uncut. It is at most ``MAX_AUTO_LENGTH``.
+    the texts uncut. The result is at most ``MAX_AUTO_LENGTH``.
 
     Args:
         lengths: Length of each text in character ids, [texts].
@@ -127,9 +127,9 @@ def fit_encoder(
     """Return a copy of ``spec.encoder`` whose alphabet and maximum length are fitted to the training texts.
 
     If ``fit_alphabet`` is ``IF_NEEDED``, a new alphabet is learned if it increases the coverage of all characters by at
-    least ``MIN_COVERAGE_GAIN``. It is also learned if, in at least ``MIN_COVERAGE_GAIN`` of the rows, it increases the
-    coverage of the letters by ``MIN_LETTER_GAIN``. The second rule detects a script that only a few rows use: its
-    characters are a small fraction of all characters.
+    least ``MIN_COVERAGE_GAIN``. A new alphabet is also learned if, in at least ``MIN_COVERAGE_GAIN`` of the rows, the
+    new alphabet increases the coverage of the letters by ``MIN_LETTER_GAIN``. The second rule detects a script that
+    only a few rows use: its characters are a small fraction of all characters.
 
     Args:
         preprocessor: Text preprocessor of the data set.

@@ -106,25 +106,25 @@ class PreparationFlags(ColumnFlags, Command):
     weight: Optional[str] = setting(
         None,
         "Column with the loss weight of each training row (a number of at least 0). Weights are normalized to a mean "
-        "of 1. Scores ignore them. Default: all rows have the same weight.",
+        "of 1. Scores ignore the weights. Default: all rows have the same weight.",
         COLUMN,
     )
     id: Optional[str] = setting(
         None,
-        "Column that identifies a row, such as a ticket number. Lists of mistakes and predictions show it. Default: "
-        "rows have no id.",
+        "Column that identifies a row, such as a ticket number. Lists of mistakes and predictions show the "
+        "value of this column. Default: rows have no id.",
         COLUMN,
     )
     category: tuple[str, ...] = setting(
         (),
-        "Categorical feature column, such as the sector of a company. The network reads its value in addition to the "
-        "text. Repeat the flag for more columns.",
+        "Categorical feature column, such as the sector of a company. The network reads the values of the column in "
+        "addition to the text. Repeat the flag for more columns.",
         Repeated(COLUMN),
     )
     number: tuple[str, ...] = setting(
         (),
-        "Numeric feature column, such as a turnover. The network reads the quantile bin of its value in addition to "
-        "the text. Repeat the flag for more columns.",
+        "Numeric feature column, such as a turnover. The network reads the quantile bins of the values in "
+        "addition to the text. Repeat the flag for more columns.",
         Repeated(COLUMN),
     )
     labels: Optional[str] = setting(
@@ -160,8 +160,8 @@ class PreparationFlags(ColumnFlags, Command):
     correct: Optional[str] = setting(
         None,
         "Splits whose labels --corrections may change. train: only the training split, because a model that "
-        "suggested labels of the test split would get too high a score on it. all: also the validation and test "
-        "splits. Choose all only if a person has read every row of the list. Default: train.",
+        "suggested labels of the test split would get too high a score on this split. all: also the validation and "
+        "test splits. Choose all only if a person has read every row of the list. Default: train.",
         Choice(CORRECT_CHOICES),
     )
     test: Any = setting(
@@ -179,14 +179,16 @@ class PreparationFlags(ColumnFlags, Command):
     unlabelled: tuple[str, ...] = setting(
         (),
         "Unlabelled texts for training: a file in any supported format (including plain text, one text per line), a "
-        "folder or a URL. Labels in it are ignored. Repeat the flag for more sources. Default: files and folders named "
-        "unlabelled* in the sources.",
+        "folder or a URL. Labels in these sources are ignored. Repeat the flag for more sources. Default: files "
+        "and folders named unlabelled* in the sources.",
         Repeated(NON_EMPTY),
     )
     keep_unlabelled: bool = setting(
         False, "Use the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out."
     )
-    stratified: bool = setting(False, "Draw the splits from each class separately, so that all have its proportion.")
+    stratified: bool = setting(
+        False, "Draw the splits from each class separately, so that the class has the same proportion in all splits."
+    )
     max_per_class: Optional[int] = setting(
         None,
         "Maximum number of rows per class. Larger classes are randomly subsampled. Default: no maximum.",
@@ -309,7 +311,8 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        # Mode notebook exists for the published weights of the original notebook. They require the standard alphabet.
+        # Mode notebook exists for the published weights of the original notebook. These weights require the standard
+        # alphabet.
         is_fitted = self.alphabet is None and self.mode != "notebook"
         return PreparationSpec(
             encoding,

@@ -1,9 +1,9 @@
 """Parsing of labels: a single label, multiple labels, or soft labels (a probability for each class).
 
 Until the data set is written, all labels of a row are stored in one *label string*. For a single label, the label
-string is the label. For multiple or soft labels, it is a JSON object: the keys are the classes in alphabetical order,
-and the values are the probabilities as integer multiples of 1 / ``PROB_SCALE``. Equal labels therefore have equal label
-strings. The label string of a row without a label is ``ABSENT``.
+string is the label. For multiple or soft labels, the label string is a JSON object: the keys are the classes in
+alphabetical order, and the values are the probabilities as integer multiples of 1 / ``PROB_SCALE``. Equal labels
+therefore have equal label strings. The label string of a row without a label is ``ABSENT``.
 """
 
 from __future__ import annotations

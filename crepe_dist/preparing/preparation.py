@@ -165,7 +165,10 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _recover(out: Path) -> None:
-    """Remove the leftovers of killed preparations. Restore ``out`` if one of them was killed while replacing it."""
+    """Remove the leftovers of killed preparations.
+
+    Restore ``out`` if a preparation was killed while it replaced ``out``.
+    """
     if not out.parent.is_dir():
         return
     for path in out.parent.glob(f".{out.name}.*-*"):

@@ -116,7 +116,8 @@ def _iter_unknown(spec: PreparationSpec, collected: SpooledRows, assignment: Ass
 
 
 def save_quarantine(folder: Path, out: Path) -> Path | None:
-    """Save the quarantine file of a failed preparation next to ``out``. Return its path, or ``None`` if it is empty.
+    """Save a copy of a failed preparation's quarantine file next to ``out``. Return the path of the copy, or ``None``
+    if the file is empty.
 
     The suffix of the copy is not the suffix of a data format. Therefore a later preparation of the parent folder does
     not read the copy as data.

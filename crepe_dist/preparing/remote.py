@@ -190,7 +190,7 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
             stream.write(chunk)
             yield received
     if size is None and received > limit:
-        remedy = "if it really is so large, download it yourself and name the copy"
+        remedy = "if the file really is so large, download it yourself and name the copy"
         raise UserError(f"the download of {shown} does not end: more than {limit:,} bytes received", remedy=remedy)
     if size is not None and received != size:
         arrived = f"{received:,}" if received < size else "more"

@@ -66,8 +66,8 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
 def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
     """Return the new name of a class, and the old name that was replaced.
 
-    The old name is the name of the class, or the name of one of its ancestors in the hierarchy. It is empty if nothing
-    was replaced.
+    The old name is the name of the class, or the name of one of its ancestors in the hierarchy. The old name is empty
+    if nothing was replaced.
     """
     levels = name.split(separator) if separator else [name]
     for end in range(len(levels), 0, -1):

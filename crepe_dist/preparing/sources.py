@@ -24,7 +24,7 @@ from crepe_dist.settings.flags import UTF_8
 SAMPLE_FEATURE_LEN = 192
 # Deduplication of the sample. If it were disabled, 54 test rows of the sample would also occur in the training split.
 SAMPLE_DEDUPE: Literal["near"] = "near"
-# Source name of the standard input.
+# Source name of standard input.
 PIPE = "-"
 # Maximum depth of nested folders.
 MAX_DEPTH = 32
@@ -54,15 +54,15 @@ SAMPLE_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """One source of rows: a file, the standard input, or a folder that contains one document per file.
+    """One source of rows: a file, standard input, or a folder that contains one document per file.
 
     Args:
-        path: File or folder; ``None`` for the standard input.
+        path: File or folder; ``None`` for standard input.
         name: Name that reports, the quarantine and the manifest show.
         split: If it is ``test`` or ``validation``, all rows belong to this split. If it is ``train``, rows may also be
             drawn for the other splits. If it is ``unlabelled``, labels are ignored.
         format: One of ``FORMATS``, ``sample`` or ``lines``. If it is ``None``, the format is detected from the content.
-        label: Class of all rows if the name of the file or folder contains it; otherwise ``None``.
+        label: Class of all rows if it is given by the name of the file or folder; otherwise ``None``.
     """
 
     path: Path | None
@@ -73,7 +73,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Size on disk in bytes; 0 for the standard input."""
+        """Size on disk in bytes; 0 for standard input."""
         if self.path is None:
             return 0
         if self.path.is_dir():
@@ -100,11 +100,11 @@ class ReadOptions:
             ``classes.txt`` next to the data, if it exists.
         renames: Old and new names of classes, or of nodes of the label hierarchy.
         default_format: Format of files whose names have no known suffix and whose first lines have no fastText label.
-            If it is ``None``, the format is detected from the content. When labelled rows are read for a model, it is
-            the format of the model's training data.
-        default_encoding: Encoding that is used if ``encoding`` is ``None``. When data is read for a model, it is the
-            encoding of the model's training data. It is ignored for JSON Lines, because the standard requires UTF-8 for
-            JSON.
+            If it is ``None``, the format is detected from the content. When labelled rows are read for a model, this
+            option is the format of the model's training data.
+        default_encoding: Encoding that is used if ``encoding`` is ``None``. When data is read for a model, this option
+            is the encoding of the model's training data. The option is ignored for JSON Lines, because the standard
+            requires UTF-8 for JSON.
     """
 
     format: str | None = None
@@ -184,7 +184,7 @@ def find_sources(
     # Unlabelled texts come last, because they are read with the columns of a training file.
     files.sort(key=lambda source: source.split == UNLABELLED)
     if sum(source.path is None for source in files) > 1:
-        raise UserError("the standard input is named several times", "it can be read only one time", "give - one time")
+        raise UserError("standard input is named several times", "it can be read only one time", "give - one time")
     if not any(source.split == "train" for source in files):
         raise UserError(
             f"{' '.join(names)} has no training data",
@@ -216,8 +216,8 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     """Read the names of the labels 1 … C from ``classes.txt`` in the folder of the first training file.
 
-    Return ``None`` if there is no such file, if the name of the training file or of its folder contains the class, or if
-    the source is standard input.
+    Return ``None`` if there is no such file, if the name of the training file or of its folder contains the class, or
+    if the source is standard input.
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     if first.path is None or first.label is not None:
@@ -233,7 +233,7 @@ def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
 
 
 def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
-    """Find unlabelled texts. All files of a folder are used. Their names do not assign them to splits."""
+    """Find unlabelled texts. All files of a folder are used. The file names do not assign the files to splits."""
     path = Path(name)
     if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
         yield from (replace(source, split=UNLABELLED) for source in _resolve(name, options))

@@ -84,7 +84,7 @@ def map_rows(path: Path) -> Rows:
 class RowSubset:
     """Subset of the rows of a spool.
 
-    It holds only indices, so it is cheap to send to a worker process, which maps the files itself.
+    The subset holds only indices, so it is cheap to send to a worker process. The worker process maps the files itself.
 
     Attributes:
         file: File of the records.

@@ -53,7 +53,7 @@ FILES = (
     ("result.json", "selected epoch, its scores and its provenance"),
 )
 MARKERS = {"validation": "s", "test": "o"}  # Markers of the points of a split's curve.
-MIN_SMOOTHED = 20  # A curve with fewer points is not smoothed.
+MIN_SMOOTHED = 20  # A curve with fewer points than this is not smoothed.
 SPAN = 15  # On each side of a point, the moving average includes 1 / SPAN of all points.
 MIN_SPAN = 0.04  # Minimum range of an accuracy axis, so that random differences look small.
 NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.

@@ -24,10 +24,11 @@ from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, M
 from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution.
-FEW_ROWS = 50  # Longer training does not help a class with fewer training rows, so it is not recommended.
+# Longer training does not help a class with fewer training rows than this, so longer training is not recommended.
+FEW_ROWS = 50
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.
 MAX_NAMES = 30  # Number of class names in a warning.
-MAX_OPEN_ROWS = 30  # A table with more rows is collapsed, and the weakest classes are shown above it.
+MAX_OPEN_ROWS = 30  # A table with more rows than this is collapsed, and the weakest classes are shown above it.
 MAX_WEAKEST = 15  # Maximum number of weakest classes above a collapsed table.
 TILE_CELLS = 24  # Maximum width of a class name in a tile, in characters.
 LABEL_CELLS = 60  # Maximum width of a class name in a table or a sentence, in characters.
@@ -35,7 +36,7 @@ MAX_QUOTE_CHARS = 600  # Maximum length of the text of a mistake.
 # If the expected calibration error is below the first limit, the probabilities are described as well calibrated. If it
 # is above the second limit, a warning is shown.
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
-# With more classes, the confusion matrix shows the most confused classes, and merges the others.
+# With more classes than this, the confusion matrix shows the most confused classes, and merges the others.
 MAX_MATRIX_CLASSES = 30
 MATRIX_LABEL_CELLS = 20  # Maximum width of a class name in the confusion matrix, in characters.
 OTHER_CLASSES = "other classes"
@@ -182,8 +183,8 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
 def majority(scores: MulticlassScores, training: list[int] | None) -> tuple[int, float]:
     """Return the majority class, and the accuracy of a model that always predicts it.
 
-    The majority class is the most frequent class of the training rows. If the numbers of training rows are unknown, it
-    is the most frequent class of the split.
+    The majority class is the most frequent class of the training rows. If the numbers of training rows are unknown, the
+    majority class is the most frequent class of the split.
     """
     true = scores.support
     counts = training if training and len(training) == len(true) else true.tolist()

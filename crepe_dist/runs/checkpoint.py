@@ -367,7 +367,10 @@ def resolve_run_name(name: str) -> Path:
 
 
 def not_found_error(path: Path) -> UserError:
-    """Return the error for a path that does not exist. It suggests the newest run with a name that starts like it."""
+    """Return the error for a path that does not exist.
+
+    The error suggests the newest run whose name starts like the path.
+    """
     matches = list_runs(path.name)
     if len(matches) > 1:
         what = f"{path} is the start of the names of {len(matches)} runs"
@@ -418,7 +421,7 @@ def _newest_run(runs: list[Path], data: str | Path | None) -> Path:
         return run
     if len(newest) > 1:
         names = ", ".join(map(str, [*newest.values()][:MAX_LISTED_RUNS]))
-        why = f"they are of different data; the newest of each: {names}; all, with their scores: "
+        why = f"the runs are of different data; the newest of each: {names}; all, with their scores: "
         remedy = (
             f"name one after the command, or choose the model of all commands: "
             f"{invocation.command_line('use')} {runs[0]}"

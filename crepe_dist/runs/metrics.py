@@ -45,7 +45,7 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
 
 
 class TensorBoard:
-    """Writer of a TensorBoard event file. It writes in the calling thread.
+    """Writer of a TensorBoard event file. The writer writes in the calling thread.
 
     tensorboardX's ``SummaryWriter`` is not used, because it writes in a separate thread. If the disk is full, that
     thread ends, and its queue then blocks every caller.

@@ -55,7 +55,7 @@ def read_result(folder: RunDir) -> Result | None:
 def write_result(
     folder: RunDir, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], group: ProcessGroup
 ) -> Result:
-    """Write ``result.json`` on rank 0, and clean up the directory. Every rank calls it.
+    """Write ``result.json`` on rank 0, and clean up the directory. Every rank must call this function.
 
     The file marks the run as finished.
 
@@ -65,7 +65,7 @@ def write_result(
         provenance: Data, processes, device and environment of the run, for its report.
 
     Raises:
-        UserError: The reported checkpoint is missing. Every rank raises it.
+        UserError: The reported checkpoint is missing. Every rank raises this error.
     """
 
     def write() -> None:

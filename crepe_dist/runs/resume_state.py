@@ -82,7 +82,10 @@ class TrainerState:
         self.loss_sum += loss
 
     def restore(self, other: TrainerState) -> None:
-        """Copy all values of ``other`` into this object. Other objects hold references to it, so it is not replaced."""
+        """Copy all values of ``other`` into this object.
+
+        Other objects hold references to this object, so it is not replaced.
+        """
         vars(self).update(vars(other.copy()))
 
     def copy(self) -> TrainerState:
@@ -115,7 +118,7 @@ class LoadedState:
     Attributes:
         path: Folder of the state.
         state: Content of the folder.
-        damaged: Descriptions of the newer states that cannot be used.
+        damaged: Descriptions of states that are newer than this state and cannot be used.
         version: Version of the package that saved the state.
     """
 
@@ -153,7 +156,8 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        # safetensors creates files that only the owner can read. They get the permissions of other new files.
+        # safetensors creates files that only the owner can read. Here, the files get the permissions of other new
+        # files.
         permissions = stat.S_IMODE(partial.stat().st_mode) & 0o666
         for name, arrays in zip(FILES, (snapshot.parameters, snapshot.optimizer)):
             save_file(arrays, str(partial / name))

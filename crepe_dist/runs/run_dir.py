@@ -148,7 +148,7 @@ class RunDir:
         return sorted(removable, key=lambda path: (path.suffix != ".params", path.name))
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Remove files and folders of the run. Skip those that cannot be removed.
+        """Remove files and folders of the run. Skip files and folders that cannot be removed.
 
         The resume state is renamed before it is deleted, so that no command finds an incomplete state.
         """

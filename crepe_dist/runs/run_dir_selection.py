@@ -27,11 +27,12 @@ SUPERVISION_FILE = "supervision"  # File with the id of the driver that started 
 
 
 def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir:
-    """Select the directory of a run on rank 0, and check that every rank can access it. Every rank calls it.
+    """Select the directory of a run on rank 0, and check that every rank can access it. Every rank must call this
+    function.
 
     Raises:
         UserError: The directory cannot be used (``select_run_dir_on_rank0``), or is not visible on a host. Every rank
-            raises it.
+            raises this error.
     """
     folder = group.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
     chosen = Path(group.broadcast_json(folder and str(folder.path), "run folder"))
@@ -48,21 +49,21 @@ def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir
 def lock_on_rank0(
     folder: RunDir, group: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
-    """Lock the directory on rank 0. Every rank calls it.
+    """Lock the directory on rank 0. Every rank must call this function.
 
     Args:
         is_supervised: Whether the elastic driver has started this process. If so, wait up to ``LOCK_SECONDS`` for the
             processes of an earlier group to end.
 
     Raises:
-        UserError: Another process trains in the directory. Every rank raises it.
+        UserError: Another process trains in the directory. Every rank raises this error.
     """
     timeout = LOCK_SECONDS if is_supervised else 0.0
     return group.run_steps_on_rank0("lock", folder.lock_in_steps(timeout, say)) or nullcontext()
 
 
 def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: str) -> RunDir:
-    """Select the directory of a run, and create it if it does not exist. Only rank 0 calls it.
+    """Select the directory of a run, and create it if it does not exist. Only rank 0 may call this function.
 
     The directory is ``runs/<data>-<hash>`` or ``config.run_dir``. If ``fresh`` is True, a new run with the same
     settings gets the suffix -2, -3, and so on, and later commands use the newest run. Processes that the elastic driver
@@ -96,7 +97,8 @@ def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: st
     chosen = RunDir(path)
     settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
     if not file.is_file() or file.read_bytes() != settings.encode():
-        write_text(file, settings)  # The report of a finished run is now older than this file, so it will be rewritten.
+        # The report of a finished run is then older than this file, so the report will be rewritten.
+        write_text(file, settings)
     return chosen
 
 

@@ -33,8 +33,9 @@ MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the or
 MAX_MISTAKES = 20  # Maximum number of stored mistakes per split.
 TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mistake.
 TOP_K = (3, 5)  # Values of k of the top-k accuracies.
-MAX_STORED_CLASSES = 1000  # Scores of more classes are not stored, because the confusion matrix is too large.
-MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents, ``is_correct`` is not stored.
+# If there are more classes than this, the scores are not stored, because the confusion matrix is too large.
+MAX_STORED_CLASSES = 1000
+MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents than this, ``is_correct`` is not stored.
 # Weight of the common threshold of all classes when the threshold of one class is chosen (``choose_thresholds``). It is
 # as large as the weight of this number of documents with the label.
 PRIOR_DOCUMENTS = 4

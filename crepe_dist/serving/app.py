@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 
 class ServiceMetrics:
-    """Prometheus metrics of the service, in their own registry. They count from the start of the service."""
+    """Prometheus metrics of the service, in their own registry. The metrics count from the start of the service."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
         registry = self.registry = CollectorRegistry()

@@ -237,7 +237,10 @@ def _check(config: Config) -> None:
         for name in sorted(config.given):
             networks = known[name].metadata["networks"]
             if networks and network not in networks and not (name == REFIT and not config.training.refit):
-                config.refuse([name], f"--model {network} does not read it; it is read by {join_words(list(networks))}")
+                config.refuse(
+                    [name],
+                    f"--model {network} does not read this setting; it is read by {join_words(list(networks))}",
+                )
     elif config.training.refit:
         config.refuse(["training.refit"], "--init-from is given, and such a run is never refitted")
     if config.optimizer.name != "sgd":

@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         """Return the error for an argument that no flag accepts."""
         flags = self.flags()
         if not argument.startswith("-") and {"--file", "--text"} <= set(flags):
-            remedy = "pass a file of texts with --file, and a single text with --text"
+            remedy = "pass a file with --file, and a single text with --text"
         else:
             remedy = did_you_mean(argument.partition("=")[0], flags) or self.hint()
         return UserError(
@@ -254,8 +254,8 @@ class ThresholdFlag(Settings):
 
     min_probability: Any = setting(
         0.0,
-        'Minimum probability of a predicted class. If no class reaches it, the answer is "none of these". auto: the '
-        "threshold that 95 % of the validation texts reach.",
+        'Minimum probability of a predicted class. If no class reaches this probability, the answer is "none of '
+        'these". auto: the threshold that 95 % of the validation texts reach.',
         float_range(0, 1, "auto"),
     )
     min_precision: Optional[float] = setting(
@@ -282,7 +282,7 @@ class ColumnFlags(Settings):
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     label: Optional[str] = setting(
         None,
-        "Column of the label, by its name or its number from 1. Default: the column of the model's data, otherwise a "
+        "Label column, by name or by number (from 1). Default: the column of the model's data, otherwise a "
         "column with a common name, otherwise the first column.",
         COLUMN,
         "--label-column",
@@ -295,7 +295,7 @@ class ColumnFlags(Settings):
     )
     text: tuple[str, ...] = setting(
         (),
-        "Column of the text. Repeat the flag to join columns in this order. Default: the columns of the model's data, "
+        "Text column. Repeat the flag to join columns in this order. Default: the columns of the model's data, "
         "otherwise a column with a common name, such as text or body, otherwise all columns except the label.",
         Repeated(COLUMN),
         flag="--text-column",

@@ -88,7 +88,7 @@ class ModelOptions(Settings, group="model"):
     buckets: Optional[int] = setting(
         None,
         "Number of rows of the n-gram table. A quarter of the rows is for words, the rest for character n-grams. "
-        "Default: a power of two up to 1,048,576. Data with more classes get fewer rows.",
+        "Default: a power of two up to 1,048,576, which decreases as the number of classes grows.",
         int_range(4, MAX_BUCKETS),
         networks=("crepe", "ngrams"),
     )
@@ -129,7 +129,7 @@ class ModelOptions(Settings, group="model"):
         "auto",
         "Data type of activations and of the factors of matrix products. Parameters, sums and losses are always "
         "float32. auto on a CPU: bfloat16 with AMX, also with AVX512-BF16 unless float32 is faster on that CPU, "
-        "otherwise float32. auto on a GPU with native kernels: bfloat16 for compute capability 8.0 or newer, "
+        "otherwise float32. auto on a GPU with native kernels: bfloat16 for compute capability 8.0 or higher, "
         "otherwise float16 with loss scaling. auto with mxnet kernels: float32.",
         networks=("crepe", "paper"),
     )
@@ -261,17 +261,18 @@ class TrainingOptions(Settings, group="training"):
     )
     init_from: Optional[str] = setting(
         None,
-        "Weights to start from: a .params file, a run folder or an exported folder. They may come from training on the "
-        "same data or on other data. The network and its sizes are those of the weights. The outputs of classes with "
+        "Weights to start from: a .params file, a run folder or an exported folder. The weights may come from training "
+        "on the same data or on other data, and they determine the network and its sizes. The outputs of classes with "
         "the same name are copied. Classes that the weights do not have get new outputs. Default: random parameters.",
         PATH,
     )
     patience: Optional[int] = setting(
         None,
-        "Stop early after this number of epochs in a row without an improvement. An epoch improves if its score (see "
-        "`metric_for_best_model`) or its calibrated loss is better by more than chance. Requires a validation split. "
-        "0: never stop early. Default: 2 if `epochs` is not given and the validation split has at least 200 documents "
-        "of one label each. Otherwise 0. For paper and with unlabelled texts, always 0.",
+        "Stop early after this number of epochs in a row without an improvement. An epoch is an improvement if its "
+        "score (see `metric_for_best_model`) or its calibrated loss is better than at the last improvement, by more "
+        "than chance. Requires a validation split. 0: never stop early. Default: 2 if `epochs` is not given and the "
+        "validation split has at least 200 documents of one label each. Otherwise 0. For paper and with unlabelled "
+        "texts, always 0.",
         int_range(0, MAX_COUNT),
     )
     metric_for_best_model: Literal["accuracy", "macro_f1"] = setting(
@@ -349,11 +350,11 @@ class LoggingOptions(Settings, group="logging"):
     """Output of training. These settings do not change the result."""
 
     tensorboard: bool = setting(
-        True, "Write TensorBoard events into the run folder, if the extra `reports` is installed."
+        True, "Write TensorBoard events into the run folder, if the `reports` extra is installed."
     )
     report: bool = setting(
         True,
-        "Write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is "
+        "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
         "installed.",
     )
 
@@ -395,7 +396,8 @@ class ServiceOptions(Settings):
     )
     timeout: float = setting(
         10.0,
-        "Timeout in seconds. It applies to the arrival of a request, and separately to its wait in the queue.",
+        "Timeout in seconds. The timeout applies to the arrival of a request, and separately to the wait of the "
+        "request in the queue.",
         float_range(0, 86_400, open_below=True),
     )
     names: frozenset = field(default=frozenset())  # type: ignore[type-arg]

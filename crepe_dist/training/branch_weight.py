@@ -20,7 +20,7 @@ MAX_CACHED_BYTES = 1 << 28  # Maximum size of the cached logits of the validatio
 def fit_branch_weight_and_evaluate(
     engine: Engine, data: Dataset, group: ProcessGroup, is_stopping: Callable[[], bool]
 ) -> tuple[Mapping[str, AnyScores], float]:
-    """Fit the weight of the convolutional branch, then evaluate the splits. Every rank calls it.
+    """Fit the weight of the convolutional branch, then evaluate the splits. Every rank must call this function.
 
     The weight is 1 if there is no validation split, if documents may have multiple labels, or if the network has only
     one branch.
@@ -29,7 +29,7 @@ def fit_branch_weight_and_evaluate(
         A mapping from split names to scores (``evaluate_splits``), and the weight.
 
     Raises:
-        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises this error.
     """
     if engine.config.num_branches == 1 or "validation" not in data.splits or data.label_kind == MULTILABEL:
         return evaluate_splits(engine, data, group, is_stopping), 1.0

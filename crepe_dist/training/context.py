@@ -74,7 +74,10 @@ class TrainContext:
 
     @classmethod
     def create(cls, config: Config, data: Dataset, engine: Engine, run_dir: RunDir, job: JobContext) -> TrainContext:
-        """Create the optimizer and the metrics files of a run that has not started. Every rank calls it."""
+        """Create the optimizer and the metrics files of a run that has not started.
+
+        Every rank must call this method.
+        """
         group = job.group
         group.run_on_rank0("folder", lambda: run_dir.path.mkdir(exist_ok=True))
         metrics = MetricsLogger(

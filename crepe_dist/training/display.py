@@ -56,7 +56,7 @@ class ProgressDisplay:
 
     def print(self, line: str) -> None:
         """Print a line. It stays visible above the progress bar."""
-        # Standard output may be a file on a full disk. Training continues without the line.
+        # Standard output may be a file on a full disk. In this case, training continues without the line.
         with suppress(OSError):
             self._console.print(escape_controls(line), markup=False)
 

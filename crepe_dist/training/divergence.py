@@ -24,7 +24,7 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
     """Lower the loss scale after a float16 gradient overflow. Raise an error in all other cases.
 
     Raises:
-        UserError: A loss is not finite, or the loss scale cannot be lowered. Every rank raises it.
+        UserError: A loss is not finite, or the loss scale cannot be lowered. Every rank raises this error.
     """
     if not result.nonfinite_loss_ranks and context.engine.grad_scaler.back_off():
         return
@@ -44,7 +44,7 @@ def check_finite_scores(scores: Mapping[str, AnyScores], epoch: int) -> None:
     """Check that the loss on each split is finite. Call this function before any file of the epoch is written.
 
     Raises:
-        UserError: A loss is NaN or infinite. Every rank raises it.
+        UserError: A loss is NaN or infinite. Every rank raises this error.
     """
     losses = {name: (score.loss, score.uncalibrated_loss or 0.0) for name, score in scores.items()}
     if nonfinite := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
@@ -82,7 +82,7 @@ def parameter_checksum(arrays: Arrays) -> int:
 
 
 def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
-    """Compare the checksums of the parameters of all ranks. Every rank calls it.
+    """Compare the checksums of the parameters of all ranks. Every rank must call this function.
 
     Raises:
         UserError: The parameters differ. Every rank raises the error. The message names the ranks that differ from the

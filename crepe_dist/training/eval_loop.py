@@ -54,7 +54,7 @@ def run_eval_loop(
         The result of the accumulator. It is the same on every rank.
 
     Raises:
-        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises this error.
     """
     for rows, labels, logits in engine.iter_logits(split, batch_size, group.rank, group.size):
         accumulator.update(rows, labels, logits)

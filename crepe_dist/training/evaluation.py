@@ -31,14 +31,15 @@ def evaluate_splits(
 
     The validation split is evaluated first, and a calibration is fitted to it: a temperature, or thresholds if
     documents may have multiple labels. The test split is then evaluated with this calibration. The scores of the
-    validation split use uncalibrated probabilities, except for the loss, which selects the epoch: it uses the fitted
-    temperature. If documents may have multiple labels, the scores of the validation split use the fitted thresholds.
+    validation split use uncalibrated probabilities, except for the loss, which selects the epoch: the loss uses the
+    fitted temperature. If documents may have multiple labels, the scores of the validation split use the fitted
+    thresholds.
 
     Returns:
         A mapping from split names to scores.
 
     Raises:
-        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises this error.
     """
     scores: dict[str, AnyScores] = {}
     calibration = UNCALIBRATED
@@ -62,7 +63,7 @@ def evaluate(
     calibration: Calibration,
     levels: LabelHierarchy | None = None,
 ) -> AnyScores:
-    """Evaluate a network on a split. Every rank calls it and gets the same result.
+    """Evaluate a network on a split. Every rank must call this function, and gets the same result.
 
     Args:
         batch_size: Number of documents per step, over all ranks.
@@ -82,7 +83,10 @@ def score_accumulator(
     *,
     fits_calibration: bool = False,
 ) -> ScoreAccumulator:
-    """Create the accumulator of a split's scores. Its class depends on whether the labels are multilabel."""
+    """Create the accumulator of a split's scores.
+
+    The class of the accumulator depends on whether the labels are multilabel.
+    """
     classes, targets = engine.config.num_classes, split.targets
     if targets.kind == MULTILABEL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)

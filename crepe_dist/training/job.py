@@ -36,7 +36,8 @@ from crepe_dist.training.training_data import (
 
 
 def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler) -> Result:
-    """Train a new run, resume an unfinished run, or return the result of a finished run. Every rank calls it.
+    """Train a new run, resume an unfinished run, or return the result of a finished run. Every rank must call this
+    function.
 
     Raises:
         UserError: An error that the user can fix.

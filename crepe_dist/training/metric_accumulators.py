@@ -78,7 +78,7 @@ class MetricAccumulator(ABC, Generic[Result]):
         """
 
     def all_reduce(self, group: ProcessGroup) -> None:
-        """Sum the registered arrays over the ranks. Every rank calls it."""
+        """Sum the registered arrays over the ranks. Every rank must call this method."""
         for index, array in enumerate(self._sums):
             array[...] = group.all_reduce(array, f"evaluation.sums.{index}")
 
@@ -271,8 +271,8 @@ class MultilabelAccumulator(ScoreAccumulator):
 class HierarchyAccumulator(MetricAccumulator[Calibration]):
     """Accumulator that records the most probable node at each hierarchy level for a sample of the documents.
 
-    The result is a calibration that contains the probability and the correctness of these nodes. It computes the
-    thresholds of the hierarchy levels from them.
+    The result is a calibration that contains the probability and the correctness of these nodes. The calibration
+    computes the thresholds of the hierarchy levels from these values.
 
     Args:
         calibration: Calibration that contains the temperature of the probabilities.

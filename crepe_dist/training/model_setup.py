@@ -33,7 +33,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
 
     Raises:
         UserError: The network cannot be built on one of the ranks, or the ranks have different settings, parameters or
-            kernels. Every rank raises it.
+            kernels. Every rank raises this error.
     """
     group.run_on_all("settings", lambda: _check_scores(data), compare_by=lambda _: config.run_key())
     source = config.training.init_from
@@ -78,7 +78,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
 
 
 def common_kernels(group: ProcessGroup) -> str | None:
-    """Return the best build of the kernels that all ranks can load. Every rank calls it.
+    """Return the best build of the kernels that all ranks can load. Every rank must call this function.
 
     Return ``None`` if every rank already uses this build by default, or if there is no build that all ranks can load.
     """
@@ -90,7 +90,7 @@ def common_kernels(group: ProcessGroup) -> str | None:
 
 
 def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup) -> Backend:
-    """Return the chosen backend with a precision that is fast on all ranks. Every rank calls it.
+    """Return the chosen backend with a precision that is fast on all ranks. Every rank must call this function.
 
     A rank whose CPU lacks fast bfloat16 chooses float32. Unless the user has set the precision, all ranks then use
     float32.

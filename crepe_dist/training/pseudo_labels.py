@@ -125,7 +125,8 @@ def self_train(
 def label_unlabelled(
     config: Config, data: Dataset, engine: Engine, supervised: Result, run_dir: RunDir, job: JobContext
 ) -> PseudoLabels:
-    """Compute and save the pseudo labels, or read them if this run has already saved them. Every rank calls it.
+    """Compute and save the pseudo labels, or read them if this run has already saved them. Every rank must call this
+    function.
 
     Args:
         engine: Engine of the supervised model. If the labels must be computed, the selected checkpoint of the

@@ -45,7 +45,8 @@ def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> Network
 
 
 def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Result, job: JobContext) -> Result:
-    """Refit the n-gram branch of a run, and write a new checkpoint and a new result. Every rank calls it.
+    """Refit the n-gram branch of a run, and write a new checkpoint and a new result. Every rank must call this
+    function.
 
     Args:
         data: Data set that the selected network was trained on.

@@ -17,8 +17,8 @@ from crepe_dist.training.state_saver import BackgroundStateSaver, capture_state
 class SaveCallback(Callback):
     """Callback that saves the state or stops, depending on the action that the ranks have agreed on.
 
-    It checks before each save and after each epoch that all replicas are equal. A state is therefore never saved after
-    the replicas have diverged.
+    The callback checks before each save and after each epoch that all replicas are equal. A state is therefore never
+    saved after the replicas have diverged.
 
     Args:
         saver: Writer of the state. Only the saver on rank 0 writes.

@@ -1,8 +1,8 @@
 """Embeddings of texts by a sentence encoder. The teacher that labels unlabelled texts uses them.
 
-The embeddings are stored in the user's cache folder, with the SHA-256 of the text as the key. Later runs read them from
-there. The encoder encodes one text at a time, because in a batch, the rounding of an embedding could depend on the
-other texts.
+The embeddings are stored in the user's cache folder, with the SHA-256 of the text as the key. Later runs read the
+embeddings from this cache. The encoder encodes one text at a time, because in a batch, the rounding of an embedding
+could depend on the other texts.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from crepe_dist.training.context import TrainContext
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
-MIN_SHARD_SIZE = 8  # If a process has fewer documents per step, a larger batch is recommended.
-MAX_ADVISED_BATCH_SIZE = 1024  # Largest recommended batch size. Larger batches lower the accuracy.
+MIN_SHARD_SIZE = 8  # If a process has fewer documents per step than this, a larger batch is recommended.
+MAX_ADVISED_BATCH_SIZE = 1024  # Largest recommended batch size. Batches that are larger than this lower the accuracy.
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
@@ -67,7 +67,7 @@ def _choice(config: Config, data: Dataset) -> str:
 
 
 def startup_warnings(context: TrainContext) -> list[str]:
-    """Return the warnings to print before the first step of a run. Every rank calls it."""
+    """Return the warnings to print before the first step of a run. Every rank must call this function."""
     config, data, shape, group = context.config, context.data, context.engine.config, context.group
     num_rows = len(data.splits["train"])
     if is_refit(data):
@@ -125,7 +125,10 @@ def warn_empty_classes(data: Dataset) -> str:
 
 
 def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
-    """Return a warning if the run trains on the CPU although there is a GPU. It is printed at the start and the end."""
+    """Return a warning if the run trains on the CPU although there is a GPU.
+
+    The warning is printed at the start and the end.
+    """
     if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
             if error := driver.init_error():

@@ -40,7 +40,7 @@ def capture_state(context: TrainContext) -> ResumeState | None:
 
 
 def restore_state(saved: ResumeState, context: TrainContext) -> None:
-    """Restore a saved state. Every rank calls it with the same state."""
+    """Restore a saved state. Every rank must call this function, with the same state."""
     context.engine.load_state_dict(saved.parameters)
     context.optimizer.load_state_dict(saved.optimizer)
     context.engine.load_weights()
@@ -56,7 +56,7 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
 
     Raises:
         UserError: All saved states are damaged, or the checkpoint of the selected epoch is missing. Every rank raises
-            it.
+            this error.
     """
     group, folder, display = context.group, context.run_dir, context.display
     progress, selection = context.progress, context.selection
@@ -170,7 +170,8 @@ class BackgroundStateSaver:
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
     def save(self, state: ResumeState) -> None:
-        """Start writing a state in the background. Only rank 0 calls it. The caller must no longer modify the state.
+        """Start writing a state in the background. Only rank 0 may call this method. The caller must no longer modify
+        the state.
 
         If an earlier save is still in progress after ``timeout`` seconds, the state is not saved.
         """
@@ -233,7 +234,7 @@ class BackgroundStateSaver:
 
 
 def open_saver(context: TrainContext, restored: LoadedState | None) -> BackgroundStateSaver:
-    """Create this rank's saver. Every rank calls it.
+    """Create this rank's saver. Every rank must call this function.
 
     The initial state of a new run is saved immediately. If a later state is damaged, the run can be resumed from the
     initial state.

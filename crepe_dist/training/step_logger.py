@@ -16,8 +16,8 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
 
 LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
-# Number of the ``on_log`` call whose throughput is used to estimate the remaining time. Earlier steps are slower,
-# because the caches are not filled yet.
+# Number of the ``on_log`` call whose throughput is used to estimate the remaining time. Earlier steps are slower than
+# later steps, because the caches are not filled yet.
 ESTIMATED_AT = 6
 
 

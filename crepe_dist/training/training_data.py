@@ -18,11 +18,11 @@ from crepe_dist.training.display import ProgressDisplay
 
 
 def open_training_data(config: Config, group: ProcessGroup, display: ProgressDisplay) -> Dataset:
-    """Open the data of a run, and check the settings that depend on the data. Every rank calls it.
+    """Open the data of a run, and check the settings that depend on the data. Every rank must call this function.
 
     Raises:
         UserError: The data cannot be opened (``open_data``), or the data do not support a setting. Every rank raises
-            it.
+            this error.
     """
     data = open_data(config.data.source, group, display)
     group.run_on_all("settings and data", lambda: _check(config, data))
@@ -69,7 +69,7 @@ def open_data(source: str, group: ProcessGroup, display: ProgressDisplay) -> Dat
 
     Raises:
         UserError: A rank cannot open the folder, the data differ between the ranks, or the data have no test split.
-            Every rank raises it.
+            Every rank raises this error.
     """
     folder = dataset_folder(source)
     if source == SAMPLE and group.broadcast_json(not folder.exists(), "sample missing"):
@@ -124,7 +124,7 @@ def resolve_epochs(config: Config, data: Dataset) -> Config:
 
 
 def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
-    """Verify the checksums of the data in one process per host. Every rank calls it.
+    """Verify the checksums of the data in one process per host. Every rank must call this function.
 
     Files that have already been verified and have not changed since then are skipped.
 
@@ -132,7 +132,7 @@ def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
         record: File that lists the files that were verified on this host.
 
     Raises:
-        UserError: The data are damaged on at least one host. Every rank raises it.
+        UserError: The data are damaged on at least one host. Every rank raises this error.
     """
 
     def check() -> None:

@@ -275,7 +275,7 @@ def run_trial(
         code = process.wait()
     outcome = {"seconds": time.monotonic() - started, "problem": ""}
     epochs = _epochs(run)
-    # The training may have finished just before it was stopped. So exit code 0 takes precedence over ``reason``.
+    # The training may have finished just before it was stopped, so exit code 0 takes precedence over ``reason``.
     if code == 0:
         selected = read_json(run / "result.json")["epoch"]
         return {**outcome, "end": DONE, **_scores(next(epoch for epoch in epochs if epoch["epoch"] == selected))}

@@ -217,7 +217,7 @@ class TestUse:
         printed_by("evaluate", "--data", place / "data" / "three")
         assert capsys.readouterr().err.startswith("using runs/b/")
         (runs / "a" / "run.json").write_text("{")
-        assert "they are of different data" in complaint("evaluate", cwd=runs.parent)
+        assert "the runs are of different data" in complaint("evaluate", cwd=runs.parent)
 
     def test_what_is_in_use_is_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()

@@ -30,7 +30,7 @@ def place(data, tmp_path_factory):
 
 
 FLAGS = {
-    "train data --model ngrams --width 32": "--width has no effect\n  why: --model ngrams does not read it",
+    "train data --model ngrams --width 32": "--width has no effect\n  why: --model ngrams does not read this setting",
     "train data --model paper --buckets 64": "--buckets has no effect",
     "train data --model paper --refit true": "--refit has no effect",
     "train data --refit true": "--refit has no effect\n  why: the data have no validation split",

@@ -199,7 +199,7 @@ def test_a_full_gpu_says_what_was_wanted(device):
         (
             {"EMULATOR_FAILS": "cuDevicePrimaryCtxRetain=46"},
             "GPU 0 (GPU of a test) cannot be used: cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE (46)",
-            "another process has it for itself",
+            "another process has exclusive use of the GPU",
         ),
         (
             {"EMULATOR_FAILS": "cuStreamCreate=221"},

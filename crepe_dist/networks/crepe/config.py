@@ -18,7 +18,7 @@ The convolutional branch is a residual network over the n-grams at each position
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 
 A document ends with its last known character. A symbol is added before its first and after its last character.
-Positions outside of the document are zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma
+Positions outside the document are zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma
 2019, arXiv:1901.09321), so no normalisation is needed. The embedding table starts with normal noise and a class-aware
 initialisation (``class_aware_embedding``). The n-gram branch starts at zero.
 """
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per character.
 # Sizes for short texts and for long texts: the length of the longest n-grams at a position, and the number of rows of
-# the embedding table. Long texts have more n-grams. If a position has more than one character, short n-grams are less
-# informative.
+# the embedding table. Long texts have more n-grams than short texts. If a position has more than one character, short
+# n-grams are less informative.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
 SHORT_POSITIONS = 56  # If texts have at most this number of positions, the kernels compute 8 texts in a matrix product.
@@ -140,7 +140,7 @@ class CrepeConfig(NetworkConfig):
     def embedding_config(self) -> NGramConfig:
         """Configuration of an n-gram branch with the n-grams that the convolutional branch embeds.
 
-        It is only used to count these n-grams.
+        The configuration is only used to count these n-grams.
         """
         return replace(self.ngram_config, maxn=self.embedding_maxn, buckets=self.embedding_rows, word_buckets=0)
 

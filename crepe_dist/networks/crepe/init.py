@@ -94,8 +94,8 @@ def class_aware_embedding(
 
     Each class has a random direction: ``width`` numbers, each 1 or -1. The embedding of an n-gram is a weighted sum of
     the directions. The weight of a class is the deviation of the n-gram's frequency in the class (``class_z_scores``),
-    reduced by ``CHANCE`` and divided by the square root of the number of documents with the n-gram. It is between -2
-    and 2. The sums are exact, so the result is the same on every machine.
+    reduced by ``CHANCE`` and divided by the square root of the number of documents with the n-gram. The weight is
+    between -2 and 2. The sums are exact, so the result is the same on every machine.
 
     Args:
         counts: Number of documents of each class that contain an n-gram of a row, int32 [rows, classes].

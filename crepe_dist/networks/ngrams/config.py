@@ -46,7 +46,7 @@ DEFAULT_MAXN, MAX_MAXN = 6, 7  # Length of the longest n-grams, in characters: d
 WORD_BUCKET_FRACTION = 0.25  # Fraction of the buckets that hold words.
 MAX_BUCKETS = 1 << 20  # Maximum of the default number of buckets.
 MIN_BUCKETS = 1 << 14  # Minimum of the default number of buckets.
-MAX_PARAMETERS = 8_000_000  # Maximum number of weights by default. ``MIN_BUCKETS`` takes precedence over it.
+MAX_PARAMETERS = 8_000_000  # Maximum number of weights by default. ``MIN_BUCKETS`` takes precedence over this limit.
 
 
 def buckets_for(classes: int) -> int:

@@ -177,7 +177,7 @@ class ResolvedColumns:
         """Make a row from the values of all columns.
 
         Args:
-            given: Class of all rows, if the name of the file contains it.
+            given: Class of all rows, if it is given by the file name.
         """
         label = given if self.label is None else values[self.label]
         if self.labels:
@@ -291,7 +291,7 @@ def choose_columns(
 
     Args:
         file: Name of the file in messages.
-        names: Names of its columns.
+        names: Names of the columns of the file.
         has_label: True if the class is known without a label column, or no label is needed. A column that looks like a
             label is then ignored, except if no other column can be the text.
         rows: First rows. They are used to exclude columns of dates from detection as the label, and columns of numbers
@@ -345,12 +345,14 @@ def choose_columns(
         """Return the only remaining column. Raise ``UserError`` if there is not exactly one."""
         if len(left) == 1:
             return left[0]
-        header = "" if has_header else "; no header was detected, and --header yes reads the names"
+        header = (
+            "" if has_header else "; no header was detected; with --header yes, the names are read from the first row"
+        )
         header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
             f"{file}: which column is the {what}?",
             f"the columns are {', '.join(names)}"[:500] + header,
-            f"give its name or its number from 1 to {len(names)} with {_flag_name(what)}",
+            f"set {_flag_name(what)} to its name or its number from 1 to {len(names)}",
         )
 
     if label is None and not has_label:

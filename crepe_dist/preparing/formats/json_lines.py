@@ -27,7 +27,7 @@ def _parse_json_lines(
     Args:
         columns: Keys to read. Each row must have the key of the last text column. Keys of other text columns may be
             missing.
-        label: Class of all rows, if the name of the file contains it.
+        label: Class of all rows, if it is given by the file name.
         cell_columns: Keys whose values are returned in ``Row.cells``.
         nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
     """

@@ -67,17 +67,17 @@ codecs.register_error(INVALID_BYTE, lambda error: ("\udcff", error.end))  # type
 
 
 class _Raw:
-    """File object for ``gzip``. It reads a file or the standard input, and computes the SHA-256 of the data."""
+    """File object for ``gzip``. It reads a file or standard input, and computes the SHA-256 of the data."""
 
     def __init__(self, path: Path | None) -> None:
-        self.name = str(path) if path else "the standard input"
+        self.name = str(path) if path else "standard input"
         self.position = 0
         self.digest = hashlib.sha256()
         try:
             self.file: Any = path.open("rb") if path else sys.stdin.buffer
         except AttributeError:
             raise UserError(
-                "there is no standard input", remedy="name a file, or redirect data to the standard input"
+                "there is no standard input", remedy="name a file, or redirect data to standard input"
             ) from None
         except OSError as error:
             raise self._unreadable(error) from error
@@ -110,7 +110,7 @@ class _Raw:
 
 
 class LineReader:
-    """Reader of a file, or of the standard input if ``path`` is ``None``, in batches of whole lines in UTF-8.
+    """Reader of a file, or of standard input if ``path`` is ``None``, in batches of whole lines in UTF-8.
 
     Gzip is detected by the first bytes. Invalid bytes of the file's encoding become invalid bytes of UTF-8. A line that
     is longer than ``BATCH_BYTES`` is replaced by its start and padding, so that every parser rejects it as too long.
@@ -159,7 +159,7 @@ class LineReader:
         return self._raw.digest.hexdigest()
 
     def close(self) -> None:
-        """Close the file; the standard input stays open."""
+        """Close the file; standard input stays open."""
         if self._raw.file is not sys.stdin.buffer:
             self._raw.file.close()
 
@@ -297,7 +297,7 @@ def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) 
 def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
     """Yield the batches of ``lines``. Set ``lines.encoding_warning`` at the first batch that contains invalid bytes.
 
-    The invalid bytes are not removed here. They are later read as unknown characters.
+    The invalid bytes are not removed here, because they are later read as unknown characters.
     """
     for batch in lines:
         if not lines.encoding_warning and not batch.content.isascii():

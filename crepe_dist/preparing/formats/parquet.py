@@ -34,7 +34,7 @@ from crepe_dist.preparing.formats.lines import GZIP_MAGIC
 DATE, NUMBER = "2000-01-01", "1"
 # Maximum number of rows that are read at a time.
 MAX_ROWS = 8192
-# Approximate size in bytes of the rows that are read at a time. It is exact if all rows have the same length.
+# Approximate size in bytes of the rows that are read at a time. The size is exact if all rows have the same length.
 MAX_SIZE = 1 << 25
 # Maximum size of a column in a row group, in bytes.
 MAX_CHUNK = 1 << 30
@@ -48,11 +48,11 @@ def _parse_arrow(
     nested: bool,
     batch: RawBatch,
 ) -> Parsed:
-    """Parse an Arrow record batch. It contains only the columns to read, converted to text.
+    """Parse an Arrow record batch. The batch contains only the columns to read, converted to text.
 
     Args:
         columns: Columns of the batches.
-        label: Class of all rows, if the name of the file contains it.
+        label: Class of all rows, if it is given by the file name.
         label_names: Names of the integers in the label column (``ClassLabel`` of `datasets`). ``None`` if unknown.
         cell_columns: Positions of the columns whose values are returned in ``Row.cells``.
         nested: True if the label may be a list, encoded as JSON.

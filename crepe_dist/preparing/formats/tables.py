@@ -40,8 +40,8 @@ from crepe_dist.preparing.formats.columns import (
 from crepe_dist.preparing.formats.lines import LineReader, number_lines
 
 # Maximum number of lines of a record with invalid quoting. The record is skipped up to the line where the number of
-# quotes is even. If this line is farther away, only the first line is skipped, so that one stray quote does not make
-# the rest of the file invalid.
+# quotes is even. If this line is farther away than this maximum, only the first line is skipped, so that one stray
+# quote does not make the rest of the file invalid.
 BROKEN_LINES = 50
 # Delimiters that can be detected in a "CSV" file.
 DELIMITERS = ",;\t|"
@@ -176,7 +176,7 @@ def _count_broken_lines(lines: Sequence[str]) -> int:
 
 
 class ExcelReader:
-    """Reader of the first sheet of an Excel workbook. It uses bounded memory.
+    """Reader of the first sheet of an Excel workbook, in bounded memory.
 
     Attributes:
         first_rows: First non-empty rows with their row numbers.
@@ -255,7 +255,8 @@ class _Archive(zipfile.ZipFile):
         name: Name of the workbook in messages.
 
     Attributes:
-        tags: Number of tags that were read since the last row or string. The reader of rows and strings resets it.
+        tags: Number of tags that were read since the last row or string. The reader of rows and strings resets this
+            number.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -272,7 +273,7 @@ class _Archive(zipfile.ZipFile):
             data = read(size)
             self.tags += data.count(b"<")  # All encodings of XML encode "<" with this byte.
             if self.tags > MAX_TAGS:
-                why = f"it has more than {MAX_TAGS:,} XML tags in a row or a string, or outside of them"
+                why = f"it has more than {MAX_TAGS:,} XML tags in a row or a string, or outside them"
                 raise UserError(f"{self._name} cannot be read as a workbook", why, SAVE_AS_CSV)
             return data
 
@@ -333,7 +334,7 @@ def open_table(
         name: Name in messages.
         header: ``yes``, ``no`` or ``auto``. If it is ``auto``, this function waits for ``DETECTION_ROWS`` rows of a
             live pipe.
-        label: Class of all rows, if the name of the file contains it.
+        label: Class of all rows, if it is given by the file name.
         keep_cells: If True, ``Row.cells`` contains the values of all columns.
 
     Raises:
@@ -379,7 +380,8 @@ def open_table(
     elif is_unsure:
         raise UserError(
             f"{name}: does its first line name the columns?",
-            f"it differs from the other lines, but has no usual name of a column: {delimiter.join(rows[0])[:200]}",
+            "the first line differs from the other lines, but contains no common column name: "
+            f"{delimiter.join(rows[0])[:200]}",
             "pass --header yes or --header no, and if necessary "
             + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
         )
