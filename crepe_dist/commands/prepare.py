@@ -54,13 +54,13 @@ def prepare(
         source: Data frame; or mapping of column names to lists, such as ``{"text": texts, "label": labels}``; or names
             of files and folders.
         out: Folder to create.
-        text: Column of the text, or multiple columns, which are joined in this order. If it is ``None``, the columns
+        text: Text column, or multiple text columns, which are joined in this order. If it is ``None``, the columns
             are detected by common names.
-        label: Column of the label. If it is ``None``, the column is detected by common names.
+        label: Label column. If it is ``None``, the column is detected by common names.
         weight: Column with the loss weight of each training row. If it is ``None``, all rows have the same weight.
         label_columns: One column per class. These columns replace ``label``. Their values are 0 or 1, or probabilities
             if ``labels`` is ``"soft"``.
-        id: Column with ids. Lists of mistakes and predictions show the ids. If it is ``None``, rows have no id.
+        id: Id column. Lists of mistakes and predictions show the ids. If it is ``None``, rows have no id.
         test: Table or file of the test split, or the fraction of the rows of ``source`` that the test split gets. If it
             is ``None``, the fraction is 0.2.
         validation: Table or file of the validation split, or the fraction of the rows of ``source`` that the validation

@@ -133,7 +133,7 @@ class Communicator:
             raise
 
     def _is_enqueued(self) -> bool:
-        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator may return earlier.
+        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator may return before that.
 
         Raises:
             PeerLostError: Another rank, or the connection to it, is lost.

@@ -247,7 +247,7 @@ class CallerListener:
     The iteration yields an ``AuthenticatedCaller`` for each client that has an expected rank and proves that it has the
     secret. It yields ``None`` before each poll, so that the loop body can check a deadline. A client that does not
     authenticate itself within ``HANDSHAKE_SECONDS`` is disconnected. If there are too many clients, the oldest one is
-    disconnected earlier. The socket is closed at the end of the iteration.
+    disconnected before this time limit. The socket is closed at the end of the iteration.
 
     Args:
         listener: Listening socket.

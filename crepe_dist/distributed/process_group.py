@@ -194,7 +194,8 @@ class ProcessGroup:
         """Call a function on rank 0 while the other ranks wait.
 
         Args:
-            function: Function that takes a few seconds at most. Use ``run_steps_on_rank0`` for longer work.
+            function: Function that takes a few seconds at most. Use ``run_steps_on_rank0`` for work that takes longer
+                than this.
 
         Returns:
             The result on rank 0, and ``None`` on the other ranks.

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from crepe_dist.errors import UserError
 
-MAX_NAMES_BYTES = 1 << 22  # Largest size of a file of class names.
+MAX_NAMES_BYTES = 1 << 22  # Maximum size of a file that contains class names.
 # Names of file types for messages.
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -96,7 +96,7 @@ def escape_path(name: Path | str) -> str:
 
 
 def read_names(file: Path) -> list[str]:
-    """Read a file of class names, one per line. Blank lines are skipped, and surrounding spaces are removed.
+    """Read the class names in a file, one per line. Blank lines are skipped, and surrounding spaces are removed.
 
     Raises:
         UserError: The file cannot be read, is not UTF-8, or is longer than ``MAX_NAMES_BYTES``.

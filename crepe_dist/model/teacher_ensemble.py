@@ -29,8 +29,8 @@ from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
 SMOOTHING = 0.1  # Additive smoothing: this number of documents is added to the count of each word in each class.
-# Words that fewer documents contain are dropped. A word in only one document carries no information about other
-# documents.
+# Words that occur in fewer documents than this are dropped. A word in only one document carries no information about
+# other documents.
 MIN_DOCUMENT_FREQUENCY = 2
 LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
 MAX_ROUNDS = 6  # Maximum number of iterations of expectation maximisation.

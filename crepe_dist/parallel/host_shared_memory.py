@@ -224,8 +224,8 @@ def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any
 def _map_segment(file: int, size: int) -> Any:
     """Map a file at an address that is aligned to huge pages, and return the mapping as a ctypes array of characters.
 
-    Embedding rows are read in random order, so a step takes 50 % longer with small pages. Files in /dev/shm have huge
-    pages only if a mount option requests them, or after ``back_with_huge_pages``.
+    Embedding rows are read in random order, so a step takes 50 % longer with small pages than with huge pages. Files in
+    /dev/shm have huge pages only if a mount option requests them, or after ``back_with_huge_pages``.
     """
     if os.fstat(file).st_size < size:
         raise ValueError("the file is shorter than its mapping")

@@ -14,7 +14,7 @@ from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
 from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.settings.options import MIN_FEATURE_LEN
 
-# Minimum number of training rows of a class. A class with fewer training rows causes a warning.
+# Minimum number of training rows of a class. A class with fewer training rows than this causes a warning.
 MIN_ROWS_PER_CLASS = 50
 # Maximum number of classes that a warning lists.
 MAX_SHOWN = 10

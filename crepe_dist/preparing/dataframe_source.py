@@ -82,7 +82,7 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
 
 
 def find_label_type(table: Any, label: str | None) -> str:
-    """Return the type of the labels in a column of a table: one of ``LABEL_TYPES``, or an empty string.
+    """Return the type of the labels in a table column: one of ``LABEL_TYPES``, or an empty string.
 
     The string is empty if the labels are text or have different types, or if ``label`` is not a column of the table.
     A cell may contain a list or a mapping of labels.

@@ -30,8 +30,8 @@ from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 MAX_SHOWN = 5
 # Width of a label in a message, in terminal columns.
 LABEL_WIDTH = 40
-# Maximum ratio of distinct labels to rows, and number of rows above which the ratio is checked. If the ratio is larger,
-# the column is probably not the label column.
+# Maximum ratio of distinct labels to rows, and number of rows above which the ratio is checked. If the ratio is larger
+# than this, the column is probably not the label column.
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
 # Remedies, keyed by the start of the reason why rows are invalid. A message shows the remedy for the most frequent
 # reason.
@@ -188,7 +188,7 @@ def check_rows(
             raise UserError(
                 f"none of the {total:,} rows of {used} can be scored",
                 f"the first classes of the model are {first}; the first rows: {'; '.join(shown)}",
-                "give rows with these labels, or name the column of the label with --label",
+                "give rows with these labels, or name the label column with --label",
             )
         return
     for code, split in enumerate(ALL_SPLITS):
@@ -208,6 +208,6 @@ def check_rows(
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",
-            "name the column of the label with --label COLUMN, by name or number (--label 3 --text-column 2); use "
+            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2); use "
             "--header yes if the first line has names",
         )

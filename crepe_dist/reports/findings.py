@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crepe_dist.runs.record import RunRecord
     from crepe_dist.runs.scores import MulticlassScores
 
-WIDE_INTERVAL = 0.1  # A wider 95 % confidence interval of the accuracy causes a warning.
+WIDE_INTERVAL = 0.1  # A 95 % confidence interval of the accuracy that is wider than this causes a warning.
 RISEN = 1.05  # The loss is considered risen if its ratio to the lowest loss is above this limit.
 FALLING = 0.98  # The loss is considered still falling if its ratio to the previous loss is below this limit.
 STRONG = 0.9  # Classes with at least this F1 are not listed as weak classes.

@@ -264,7 +264,7 @@ class RequestLimitMiddleware:
             body = await asyncio.wait_for(_body(receive, limit), timeout)
         except asyncio.TimeoutError:
             what = f"the request was not complete after {timeout:g} seconds"
-            raise HttpError(408, what, remedy="send it faster, or raise --timeout", closes=True) from None
+            raise HttpError(408, what, remedy="send the request faster, or raise --timeout", closes=True) from None
         if body is None:
             why = f"the limit is {limit:,} bytes"
             raise HttpError(413, "the request is too long", why, "send fewer texts at a time, or raise --max-body")

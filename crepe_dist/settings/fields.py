@@ -20,7 +20,7 @@ MAX_DOCUMENT_LENGTH = 1 << 20  # Maximum document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
 HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
-MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A larger number is probably a typo.
+MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A number that is larger than this is probably a typo.
 MAX_NAME_LENGTH = 80  # Maximum length of the name of a run, in characters.
 Own = TypeVar("Own", bound="Settings")
 

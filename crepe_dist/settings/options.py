@@ -213,7 +213,7 @@ def default_epochs(
 
 
 DEFAULT_PATIENCE = 2  # Default number of epochs without improvement before training stops early.
-MIN_VALIDATION_ROWS = 200  # If there are fewer validation documents, early stopping is off by default.
+MIN_VALIDATION_ROWS = 200  # If there are fewer validation documents than this, early stopping is off by default.
 
 
 def default_patience(network: str, num_documents: int) -> int:

@@ -61,7 +61,7 @@ def run_eval_loop(
         group.heartbeat()
         if is_stopping():
             break
-    group.pause_watchdog()  # Other ranks may be slower.
+    group.pause_watchdog()  # Other ranks may be slower than this rank.
     are_stopping = group.all_gather_json(is_stopping(), "evaluation.stop")
     group.heartbeat()
     if any(are_stopping):
@@ -80,5 +80,5 @@ def predict_logits(engine: Scorer, split: Split, batch_size: int, group: Process
     for rows, _, row_logits in engine.iter_logits(split, batch_size, group.rank, group.size):
         logits[rows] = row_logits
         group.heartbeat()
-    group.pause_watchdog()  # Other ranks may be slower.
+    group.pause_watchdog()  # Other ranks may be slower than this rank.
     return group.all_reduce(logits, "logits")

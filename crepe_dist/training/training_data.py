@@ -138,7 +138,7 @@ def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
     def check() -> None:
         if group.local_rank == 0:
             verify(data, record, group.heartbeat)
-        group.pause_watchdog()  # Other hosts may take longer.
+        group.pause_watchdog()  # Other hosts may take longer than this host.
 
     group.run_on_all("checksums of the data", check)
     group.heartbeat()

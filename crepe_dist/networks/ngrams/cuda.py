@@ -11,7 +11,8 @@ from crepe_dist.networks.ngrams.config import NGramConfig
 
 PROGRAM = "ngrams.cu"
 FINDERS = 1024  # Number of threads per document in the kernel ``find_ngrams``; see kernels/ngrams.cu.
-# Number of thread blocks that keep a GPU busy. In a batch of fewer documents, each document is divided among blocks.
+# Number of thread blocks that keep a GPU busy. In a batch of fewer documents than this, each document is divided among
+# blocks.
 BLOCKS = 512
 
 

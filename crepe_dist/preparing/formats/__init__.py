@@ -40,8 +40,8 @@ class Row(NamedTuple):
         label: Label as it is written in the source.
         text: Text, followed by the values of feature columns.
         cells: Values of all columns, if requested.
-        weight: Weight as it is written in the source. ``None`` if there is no column of weights.
-        id: Id as it is written in the source. Empty if there is no column of ids.
+        weight: Weight as it is written in the source. ``None`` if there is no weight column.
+        id: Id as it is written in the source. Empty if there is no id column.
     """
 
     line: int
@@ -144,7 +144,7 @@ class OpenFile(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name of the column of the label. Empty if there is no such column, or if the columns have no names."""
+        """Name of the label column. Empty if there is no such column, or if the columns have no names."""
         if not self.texts or self.columns is None or self.columns.label is None:
             return ""
         return self.columns.names[self.columns.label]

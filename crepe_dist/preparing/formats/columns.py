@@ -52,8 +52,8 @@ class ColumnSpec:
     Attributes:
         label: Label column. If it is ``None``, the column is detected.
         texts: Text columns, which are joined in this order. If there are none, the columns are detected.
-        weight: Column of the weights; ``None`` if there are no weights. It is never detected.
-        labels: Columns of the classes, which replace ``label``. They are never detected.
+        weight: Weight column; ``None`` if there are no weights. It is never detected.
+        labels: Class columns, which replace ``label``. They are never detected.
         id: Id column; ``None`` if there are no ids. It is never detected.
         id_required: False if the column ``id`` may be missing.
         needs_label: False if the column ``label`` may be missing. If it is missing, the label column is detected.
@@ -105,7 +105,7 @@ class ResolvedColumns:
         label: Position of the label. ``None`` if the class comes from the name of the file or from ``labels``.
         texts: Positions of the columns that make up the text, in this order.
         weight: Position of the weight. ``None`` if the rows have no weights.
-        labels: Positions of the columns of the classes.
+        labels: Positions of the class columns.
         id: Position of the id. ``None`` if the rows have no ids.
         ignored: Position of a label that is not read. ``None`` if there is none.
         feature_columns: Positions of the feature columns.
@@ -314,7 +314,7 @@ def choose_columns(
             f"{file} has no column {missing[0]!r}",
             f"the model was trained on {SEPARATOR.join(needed)}; the file has {', '.join(names)}"[:500],
             "add that column, which may be empty"
-            + ("" if missing[0] in spec.feature_columns else ", or name the columns of the text with --text-column"),
+            + ("" if missing[0] in spec.feature_columns else ", or name the text columns with --text-column"),
         )
     has_label = has_label or bool(spec.labels)
     find = partial(_find_column, file, names, has_header)
