@@ -92,13 +92,13 @@ class Bench:
     def train(self, run: Path, data: str, processes: int, device: str, *flags: str) -> None:
         """Train a model in ``processes`` processes, and write the run to the folder ``run``."""
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
-        where = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
+        required = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
         settings = [
             *(f"{flag('model.' + name)}={size}" for name, size in self.sizes),
             "--logging.tensorboard=false",
             *flags,
         ]
-        call([*launch, *where, *settings], seconds=600)
+        call([*launch, *required, *settings], seconds=600)
 
     def prepare(self) -> None:
         """Prepare both data sets on the first call. A long text consists of 20 random texts of the same class."""
@@ -399,15 +399,15 @@ def main() -> None:
     flags.add_argument("--emulator", action="store_true", help="use two emulated GPUs, with small sizes")
     steps_help = f"steps to run (default: all): {', '.join(map(shlex.quote, STEPS))}"
     flags.add_argument("--only", nargs="+", metavar="STEP", choices=STEPS, default=list(STEPS), help=steps_help)
-    given = flags.parse_args()
-    check_output(given.json, "--json")
-    summary_file = given.json.with_suffix(".md")
-    if summary_file == given.json:
-        flags.error(f"--json: {given.json} is the file name of the summary: choose a name that ends in .json")
+    options = flags.parse_args()
+    check_output(options.json, "--json")
+    summary_file = options.json.with_suffix(".md")
+    if summary_file == options.json:
+        flags.error(f"--json: {options.json} is the file name of the summary: choose a name that ends in .json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # SystemExit makes ``call`` terminate its command.
     with ExitStack() as stack:
         folder, sizes = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}
-        if given.emulator:
+        if options.emulator:
             sizes = SMALL
             stack.enter_context(cuda_emulator.used())
             stack.enter_context(cuda_emulator.for_processes(DRIVER_GPUS=2))
@@ -417,15 +417,15 @@ def main() -> None:
         if not gpu_counts:
             remedy = "run `crepe doctor`, or try this script with --emulator"
             raise driver.load_error() or driver.init_error() or UserError("no GPU was found", remedy=remedy)
-        on = ", ".join(f"{count} × {name}" for name, count in gpu_counts.items())
-        on += " (an emulator: its times say nothing about the speed of GPUs)" * given.emulator
-        bench = Bench(folder, given.emulator, **sizes)
-        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
-        report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
+        gpus = ", ".join(f"{count} × {name}" for name, count in gpu_counts.items())
+        gpus += " (an emulator: its times say nothing about the speed of GPUs)" * options.emulator
+        bench = Bench(folder, options.emulator, **sizes)
+        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in options.only]
+        report: Row = {"on": gpus, "machine": hardware.describe(), "steps": steps}
 
         def save() -> None:
             """Write both files. They are written after each row, in case the script is killed."""
-            write_json(given.json, report)
+            write_json(options.json, report)
             write_text(summary_file, summary(report))
 
         for step in steps:
@@ -433,7 +433,7 @@ def main() -> None:
             run_step(step, bench, save)
             if step["outcome"] == "FAILED":
                 break
-    print(f"{summary(report)}\nwritten to {given.json} and {summary_file}")
+    print(f"{summary(report)}\nwritten to {options.json} and {summary_file}")
     sys.exit(steps[-1]["outcome"] in ("FAILED", "not run"))
 
 
