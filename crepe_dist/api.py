@@ -22,7 +22,7 @@ from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.from_python import python_names_in_errors, translate_for_python
-from crepe_dist.reports.data_page import REMOVED_ROWS, overview
+from crepe_dist.reports.data_page import REMOVED_ROWS, describe_groups, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
@@ -107,8 +107,10 @@ def _print_warnings(findings: Sequence[Mapping[str, str]]) -> None:
 
 
 def _summarize(summary: dict[str, Any]) -> Iterator[str]:
-    """Describe the prepared rows and the dropped rows."""
+    """Describe the prepared rows, their groups, and the dropped rows."""
     yield f"prepared  {overview(summary)}"
+    if groups := summary.get("groups"):
+        yield f"groups    {describe_groups(groups)}"
     counts = {
         **summary["quarantine"]["reasons"],
         **{name: summary["rows"][key] for key, name in REMOVED_ROWS if key != "bad"},

@@ -260,3 +260,13 @@ def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     )
     assert (told.what, told.why) == ('mode="notebook", fresh=True', 'encoding="cp1252" or encoding=latin-1')
     assert told.remedy == 'device="cpu" with label='
+
+
+def test_groups_stay_together(tmp_path, capsys):
+    frame = table(120).assign(customer=[row // 4 for row in range(120)])
+    model = crepe_dist.fit(frame, "topic", "message", group="customer", test=0.25, verbose=1, **{**QUICK, "epochs": 2})
+    assert "groups    30 groups by customer; test 26.7 % of the rows instead of 25.0 %" in capsys.readouterr().out
+    assert model.predict(["my invoice"])[0].label == "bill"
+    assert model.score(table(40)) > 0.9  # A table that is scored needs no groups.
+    with pytest.raises(UserError, match="no column 'author'"):
+        crepe_dist.fit(frame, "topic", "message", group=["customer", "author"], verbose=0, **QUICK)

@@ -102,7 +102,7 @@ def options() -> str:
         "`--width` with `--model ngrams`, is refused. In a file, such a setting is ignored.",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
-        lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]
+        lines += ["", f"## {kind.group_name or 'General'}", "", kind.__doc__ or "", ""]
         lines += ["| flag and key | type | default | |", "|---|---|---|---|"]
         for option in settings_of(kind):
             default = option.default if isinstance(option.default, str) else json.dumps(option.default)

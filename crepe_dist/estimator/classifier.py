@@ -133,7 +133,9 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         super().set_params(**{names[name]: value for name, value in params.items()})
         return self
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None) -> CrepeClassifier:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None, groups: Any = None
+    ) -> CrepeClassifier:
         """Train on texts and their labels.
 
         Args:
@@ -146,6 +148,9 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 ``None``, all texts have the same weight.
             unlabelled: Additional texts without labels, in one of the forms of ``X``. They get pseudo labels. If it is
                 ``None``, there are no additional texts.
+            groups: Group of each text, such as its author, as in scikit-learn's ``GroupKFold``. All texts of a group
+                are either in the validation split or in the training split. A text whose group is ``None`` or NaN is a
+                group by itself. If it is ``None``, each text is a group by itself.
 
         Raises:
             ValueError: The texts, labels or parameters cannot be used.
@@ -162,6 +167,9 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": labels}
         if sample_weight is not None:
             table["weight"] = check_weights(sample_weight, texts)[labelled]
+        if groups is not None:
+            values = check_groups(groups, texts)
+            table["group"] = [values[row] for row in labelled]
         unlabelled_texts = [] if is_multilabel else [texts[row] for row in np.flatnonzero(targets == UNLABELLED)]
         unlabelled_texts += [] if unlabelled is None else extract_texts(unlabelled, columns)
         needs_validation = bool(unlabelled_texts) or self.min_precision is not None
@@ -344,6 +352,18 @@ def _is_multilabel(y: Any) -> bool:
         return bool(y.shape[1] > 1)
     first = next(iter(y), None) if isinstance(y, (list, tuple)) else None
     return isinstance(first, (list, tuple, set, frozenset))
+
+
+def check_groups(groups: Any, texts: Sequence[str]) -> list[Any]:
+    """Validate the groups of the texts. Return them as a list."""
+    values = list(groups)
+    if len(values) != len(texts):
+        what = f"there are {len(texts):,} texts and {len(values):,} groups"
+        raise InvalidInput(what, remedy="give a group for every text")
+    nested = next((row for row, value in enumerate(values) if np.ndim(value)), None)
+    if nested is not None:
+        raise InvalidInput(f"the group of text {nested} is not a single value", remedy="give a group for every text")
+    return values
 
 
 def check_weights(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:

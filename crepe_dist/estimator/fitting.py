@@ -37,7 +37,8 @@ def fit_checkpoint(
     """Train on texts in a temporary folder and in other processes. Return the files of the checkpoint.
 
     Args:
-        table: Columns "text" and "label" (class indices), and a column "weight" if the texts have weights in the loss.
+        table: Columns "text" and "label" (class indices), a column "weight" if the texts have weights in the loss, and
+            a column "group" if they have groups.
         unlabelled: Texts without labels.
         settings: Settings of the training run, keyed by their dotted names.
         options: Further arguments of ``crepe_dist.prepare``. If they name feature columns (``category`` and
@@ -56,8 +57,8 @@ def fit_checkpoint(
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     options = {
         **options,
-        **{name: name for name in ("text", "label", "weight") if name in table},
-        "test": {name: column[row : row + 1] for name, column in table.items()},
+        **{name: name for name in ("text", "label", "weight", "group") if name in table},
+        "test": {name: column[row : row + 1] for name, column in table.items() if name != "group"},
         "unlabelled": _split_columns(unlabelled, options) if unlabelled else None,
         "seed": settings["training.seed"] % 2**32,
         "max_bad": 1.0,
@@ -80,7 +81,7 @@ def fit_checkpoint(
 def _split_columns(texts: Sequence[str], options: Mapping[str, Any]) -> dict[str, list[str]]:
     """Split rows into columns: the text, and the feature columns. Return the columns by name."""
     names = (*options["category"], *options["number"])
-    if reserved := {"text", "label", "weight"}.intersection(names):
+    if reserved := {"text", "label", "weight", "group"}.intersection(names):
         raise UserError(f"a feature column has the reserved name {reserved.pop()}", remedy="rename it")
     if not names:
         return {"text": list(texts)}

@@ -21,6 +21,7 @@ from crepe_dist.data.arrays import (
     TEXTS,
     Files,
     ShardWriter,
+    groups_file,
     origins_file,
     write_array,
     write_in_chunks,
@@ -34,6 +35,7 @@ from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_encoder, fit_mode
+from crepe_dist.preparing.grouping import Grouping
 from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
 from crepe_dist.preparing.renaming import listed_classes
@@ -93,6 +95,7 @@ class BuildResult:
         counts: Counts of the texts in the data set.
         quarantine: Summary of the invalid rows.
         rows: Number of rows in each split.
+        grouping: Groups of the rows; ``None`` if the rows have no groups.
     """
 
     encoder: CharEncoder
@@ -103,6 +106,7 @@ class BuildResult:
     counts: TextCounts
     quarantine: Quarantine
     rows: dict[str, int]
+    grouping: Grouping | None = None
 
 
 def build_dataset(
@@ -125,7 +129,11 @@ def build_dataset(
     given_split = split_of_file[collected.rows["file"]]
     given_split[collected.lacks_label] = UNLABELLED
     names, known_labels = _find_classes(spec, collected, given_split)
-    assignment = assign_splits(collected.rows, given_split, replace(spec.split, **fractions), known_labels)
+    grouping = None
+    if group_columns := spec.read_options.columns.groups:
+        grouping = Grouping(group_columns, collected.group_values(len(group_columns)))
+    options = replace(spec.split, **fractions)
+    assignment = assign_splits(collected.rows, given_split, options, known_labels, grouping)
     emptied: set[str] = set()
     if spec.corrections is not None:
         # The labels influence how the splits are drawn. Corrections are applied after the draw, so that they do not
@@ -164,6 +172,7 @@ def build_dataset(
         encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)
     del fitted  # Free the memory of many millions of indices.
     id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
+    groups = None if grouping is None else grouping.numbers(assignment)
     splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
     for code, split in enumerate(ALL_SPLITS):
@@ -175,6 +184,8 @@ def build_dataset(
             files |= write_array(folder, f"{split}.labels.npy", labels[chosen])
         if code != UNLABELLED and targets.kind != SINGLE_LABEL:
             files |= write_array(folder, targets_file(split), targets.stored[chosen])
+        if code != UNLABELLED and groups is not None:
+            files |= write_array(folder, groups_file(split), groups[chosen])
         if split == "train" and spec.read_options.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _divide_by_mean(collected.rows["weight"][chosen]))
         sizes = []
@@ -206,6 +217,8 @@ def build_dataset(
         "bad_rows": quarantine.lines,
         "id": id_name,
     }
+    if groups is not None:
+        manifest["groups"] = {"columns": list(group_columns), "count": int(groups.max()) + 1}
     if label_type := manifest["reading"]["labelling"].pop("type"):
         manifest["label_type"] = label_type
     if separator := spec.read_options.labelling.levels:
@@ -223,7 +236,7 @@ def build_dataset(
     write_manifest(folder, manifest)
     fsync(folder)
     rows = {split: entry["rows"] for split, entry in splits.items()}
-    return BuildResult(encoder, preprocessor, classes, assignment, targets, counts, quarantine, rows)
+    return BuildResult(encoder, preprocessor, classes, assignment, targets, counts, quarantine, rows, grouping)
 
 
 def _find_classes(

@@ -24,13 +24,16 @@ MAX_FLAGS = 4
 MAX_CATEGORY_RATIO = 0.5
 # A defect is reported if at least this fraction of the rows has it.
 MIN_DEFECT_FRACTION = 0.005
+# A split whose drawn fraction differs from the requested one by more than this factor causes a warning.
+MAX_FRACTION_RATIO = 1.25
 # What is wrong, why it is a problem, and what to do.
 DataWarning = tuple[str, str, str]
 
 
 def data_warnings(summary: dict[str, Any]) -> list[dict[str, str]]:
     """Derive warnings from the numbers of a data report. Each warning has the keys ``what``, ``why`` and ``do``."""
-    warnings = (*_warn_about_reading(summary), *_warn_about_classes(summary), *_warn_about_texts(summary))
+    reading, groups = _warn_about_reading(summary), _warn_about_groups(summary)
+    warnings = (*reading, *groups, *_warn_about_classes(summary), *_warn_about_texts(summary))
     return [dict(zip(("what", "why", "do"), warning)) for warning in warnings]
 
 
@@ -79,6 +82,29 @@ def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
             "the unlabelled texts cannot be used without a validation split",
             "the validation split decides how the pseudo labels are weighted, and whether they improve the model",
             "prepare again with --validation 0.1",
+        )
+
+
+def _warn_about_groups(summary: dict[str, Any]) -> Iterator[DataWarning]:
+    groups = summary.get("groups", {"fractions": {}, "across": {}})
+    for split, (requested, drawn) in groups["fractions"].items():
+        if not 1 / MAX_FRACTION_RATIO <= drawn / requested <= MAX_FRACTION_RATIO:
+            largest = groups["largest"]
+            yield (
+                f"the {split} split has {percent(drawn)} of the rows instead of {percent(requested)}",
+                f"the rows of a group stay together; the largest of {pluralize(groups['count'], 'group')} has "
+                f"{pluralize(largest['rows'], 'row')} ({largest['name']})",
+                f"try another --seed, or give the {split} split as a file with --{split}; if repeated texts join "
+                "groups, leave them out with --dedupe near",
+            )
+    for pair, shared in groups["across"].items():
+        split, other = pair.split(" in ")
+        yield (
+            f"{pluralize(shared['groups'], 'group')} of the {split} split {'is' if shared['groups'] == 1 else 'are'} "
+            f"also in the {other} split",
+            f"{percent(shared['rows'], summary['splits'][split]['rows'])} of the {split} rows are of such groups, "
+            f"such as {', '.join(shared['examples'])}; their scores are not those of unknown groups",
+            f"move these rows to one of the files; or join the files, so that --{split} 0.2 draws whole groups",
         )
 
 

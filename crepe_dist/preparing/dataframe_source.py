@@ -62,8 +62,9 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
             what = f"{name}: column {column!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text-column")
     features = chosen.names_at(chosen.feature_columns)
-    plain = [name for name in (label, *labels, weight, id_) if name is not None]
-    # If an id column is also a text column, it is written as text.
+    groups = chosen.names_at([i for i in chosen.groups if i is not None])
+    plain = [name for name in (label, *labels, weight, id_, *groups) if name is not None]
+    # If an id or group column is also a text column, it is written as text.
     converters: dict[str, Callable[[Any], Any]] = {
         **dict.fromkeys(plain, _label_to_json),
         **dict.fromkeys(features, format_value),
@@ -78,7 +79,9 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
             # A lone surrogate is written as bytes that are not valid UTF-8, so the reader rejects the row.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(spec.categories)
-    return ColumnSpec(label, texts, weight, labels, id_, categories=features[:end], numbers=features[end:])
+    return ColumnSpec(
+        label, texts, weight, labels, id_, categories=features[:end], numbers=features[end:], groups=groups
+    )
 
 
 def find_label_type(table: Any, label: str | None) -> str:

@@ -127,6 +127,13 @@ class PreparationFlags(ColumnFlags, Command):
         "addition to the text. Repeat the flag for more columns.",
         Repeated(COLUMN),
     )
+    group: tuple[str, ...] = setting(
+        (),
+        "Column whose values group the rows, such as a host, an author, a customer or a product. All rows of a group "
+        "are in one split, so the scores are those of unknown groups. A row without a value is a group by itself. "
+        "Repeat the flag for more columns: rows that share a value in any of them stay together. Default: no groups.",
+        Repeated(COLUMN),
+    )
     labels: Optional[str] = setting(
         None,
         "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
@@ -330,7 +337,14 @@ class PreparationFlags(ColumnFlags, Command):
         """Return the options for reading the source files."""
         label_format, label_columns = self._parse_label_flags()
         columns = ColumnSpec(
-            self.label, self.text, self.weight, label_columns, self.id, categories=self.category, numbers=self.number
+            self.label,
+            self.text,
+            self.weight,
+            label_columns,
+            self.id,
+            categories=self.category,
+            numbers=self.number,
+            groups=tuple(dict.fromkeys(self.group)),
         )
         if columns.feature_columns and self.mode == "notebook":
             raise UserError(

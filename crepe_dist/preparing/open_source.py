@@ -96,8 +96,10 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     is_unlabelled = source.split == UNLABELLED
     if is_unlabelled:  # If the label is given, no label column is detected.
         label, label_kind = "", MULTILABEL
-    if source.split != "train":  # Only training uses weights.
-        options = replace(options, columns=replace(options.columns, weight=None))
+    if source.split != "train":  # Only training uses weights, and only labelled texts have groups.
+        groups = () if is_unlabelled else options.columns.groups
+        chosen = replace(options.columns, weight=None, groups=groups, groups_required=False)
+        options = replace(options, columns=chosen)
     spec, nested, encoding = options.columns, label_kind != SINGLE_LABEL, options.encoding or options.default_encoding
     if source.format in ("folder", "parquet", "xlsx"):
         if source.path is None:
@@ -148,7 +150,8 @@ def _check_no_columns(source: Source, options: ReadOptions) -> None:
     """Refuse column options for a source without columns. If the columns come from a model, they may be missing."""
     spec = options.columns
     features = () if spec.preferred_texts else (("category", name) for name in spec.feature_columns)
-    for flag, column in (("weight", spec.weight), ("id", spec.id), *features):
+    groups = (("group", name) for name in spec.groups if spec.groups_required)
+    for flag, column in (("weight", spec.weight), ("id", spec.id), *features, *groups):
         if column is not None and (flag != "id" or spec.id_required):
             raise UserError(
                 f"{source.name} has no column {column!r}",
@@ -163,7 +166,7 @@ def read_options_for_unlabelled(options: ReadOptions, opened: OpenFile) -> ReadO
     If the training file ``opened`` has columns, the unlabelled texts are expected to have the same columns. Labels are
     not read, and the id column is optional.
     """
-    spec = replace(options.columns, labels=(), weight=None, id_required=False)
+    spec = replace(options.columns, labels=(), weight=None, id_required=False, groups=())
     if opened.columns is not None:
         spec = replace(spec, texts=(), preferred_texts=opened.texts, reference_columns=opened.columns)
     return replace(options, columns=spec)

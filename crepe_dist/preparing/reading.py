@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,17 @@ from crepe_dist.preparing.open_source import (
 )
 from crepe_dist.preparing.sources import ReadOptions, Source
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.spool import INVALID_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, SpooledRows, append_texts
+from crepe_dist.preparing.spool import (
+    GROUP_VALUES,
+    INVALID_ROWS,
+    MAX_WEIGHT,
+    ROW,
+    ROWS,
+    Rows,
+    SpooledRows,
+    append_texts,
+    group_record,
+)
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, WorkerPool, print_nothing
 
 # Maximum length of a label, in characters.
@@ -76,6 +87,7 @@ class BatchRows(NamedTuple):
         defects: Number of valid rows with each of ``DEFECTS``.
         file: Index of the source.
         texts: File that contains the texts.
+        groups: Values of the group columns of the valid rows, an array of ``spool.group_record``.
     """
 
     rows: Rows
@@ -84,6 +96,7 @@ class BatchRows(NamedTuple):
     defects: Counter[str]
     file: int
     texts: Path
+    groups: Rows
 
 
 def read_sources(
@@ -103,7 +116,9 @@ def read_sources(
     label_index: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
     max_labels = MAX_CLASSES if spec.label_kind == SINGLE_LABEL else MAX_LABEL_SETS
-    with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as invalid_rows:
+    with ExitStack() as stack:
+        rows, group_values = (stack.enter_context((folder / name).open("wb")) for name in (ROWS, GROUP_VALUES))
+        invalid_rows = stack.enter_context((folder / INVALID_ROWS).open("w", encoding="utf-8"))
         # The arguments are pickled with each batch. They exclude the corrections in ``spec``, which may be large.
         work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
         for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
@@ -135,6 +150,8 @@ def read_sources(
                 ]
                 batch.rows["texts"] = collected.texts.index(batch.texts)
                 rows.write(batch.rows.tobytes())
+                if spec.read_options.columns.groups:
+                    group_values.write(batch.groups.tobytes())
             show_progress("reading", sum(entry["bytes"] for entry in collected.files.values()), total)
     collected.labels = list(label_index)
     return collected
@@ -211,7 +228,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
             invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
         else:
             labels[label] += 1
-            rows.append(Row(row.line, label, row.text, id=row.id))
+            rows.append(Row(row.line, label, row.text, id=row.id, groups=row.groups))
             texts.append(text)
     invalid.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
@@ -222,10 +239,33 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     records["weight"] = weights
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
-    text_file, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _fill_records(records, rows, texts, start, has_values=bool(options.columns.feature_columns))
+    groups, values = _encode_groups(rows, len(options.columns.groups))
+    text_file, start = append_texts(folder, list(map(b"".join, zip(texts, ids, values))))
+    _fill_records(records, rows, texts, start, groups["bytes"], has_values=bool(options.columns.feature_columns))
     defects = Counter(what for row in rows for what in _find_defects(row.text))
-    return BatchRows(records, labels, invalid, defects, file, text_file)
+    return BatchRows(records, labels, invalid, defects, file, text_file, groups)
+
+
+def _encode_groups(rows: Sequence[Row], columns: int) -> tuple[Rows, list[bytes]]:
+    """Return the group values of rows as an array of ``spool.group_record``, and as byte strings.
+
+    Values are compared without the spaces around them. The byte strings contain at most ``MAX_ID`` bytes of each
+    value. A row of a source without these columns has no values.
+    """
+    records = np.zeros(len(rows), group_record(columns))
+    if columns == 0:
+        return records, [b""] * len(rows)
+    absent = ("",) * columns
+    values = [value.strip().encode("utf-8", "surrogatepass") for row in rows for value in row.groups or absent]
+    is_missing = np.array(values, object) == b""
+    records["hashes"] = np.where(is_missing, 0, hash_texts(values)).reshape(len(rows), columns)
+    values = [value[:MAX_ID] for value in values]
+    if columns > 1:
+        values = [
+            FIELD_SEPARATOR.encode().join(values[start : start + columns]) for start in range(0, len(values), columns)
+        ]
+    records["bytes"] = list(map(len, values))
+    return records, values
 
 
 def _find_defects(text: str) -> Iterator[str]:
@@ -298,11 +338,13 @@ def _parse_weight(row: Row) -> float:
     return weight
 
 
-def _fill_records(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, *, has_values: bool) -> None:
+def _fill_records(
+    records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, group_bytes: Rows, *, has_values: bool
+) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
-    ends = start + np.cumsum(lengths + records["id"])
-    records["offset"] = ends - lengths - records["id"]
+    sizes = lengths + records["id"] + group_bytes
+    records["offset"] = start + np.cumsum(sizes) - sizes
     _fill_hashes(records, [row.text for row in rows], texts, "exact", "near")
     texts_only = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
     records["characters"] = list(map(len, texts_only))

@@ -124,9 +124,13 @@ class ReadOptions:
         return (self.format or self.default_format) == "folder"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values. The key ``renames`` exists only if classes were renamed."""
+        """Return the options as JSON values. The key ``renames`` exists only if classes were renamed.
+
+        Group columns are left out, because files that a model reads need no groups.
+        """
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
         del options["default_format"], options["default_encoding"]
+        del options["columns"]["groups"], options["columns"]["groups_required"]
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod

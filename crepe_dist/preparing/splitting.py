@@ -16,6 +16,7 @@ import numpy.typing as npt
 from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import command_line
+from crepe_dist.preparing.grouping import Grouping, split_groups
 from crepe_dist.preparing.spool import Rows
 
 # Split of each row, or the reason why the row is left out, uint8 [rows].
@@ -91,7 +92,11 @@ def _draw(rows: Rows, seed: int, purpose: int) -> Numbers:
 
 
 def assign_splits(
-    rows: Rows, given_split: Assignment, split: SplitOptions, known_labels: npt.NDArray[np.bool_]
+    rows: Rows,
+    given_split: Assignment,
+    split: SplitOptions,
+    known_labels: npt.NDArray[np.bool_],
+    grouping: Grouping | None = None,
 ) -> Assignment:
     """Assign each row to a split, or to a reason to leave it out.
 
@@ -101,6 +106,10 @@ def assign_splits(
             are ``UNLABELLED``.
         split: Options for sampling and splitting.
         known_labels: True for each label string whose classes are all known, bool [labels].
+        grouping: Groups of the rows, which are found after rows are left out; ``None`` if the rows have no groups.
+
+    Raises:
+        UserError: No group is small enough for a split.
     """
     assignment = given_split.copy()
     labels = np.array(rows["label"])
@@ -112,7 +121,9 @@ def assign_splits(
         free = np.flatnonzero(assignment == TRAIN)
         _, position = _rank_in_class(rows, free, labels, split.seed, SAMPLE_DRAW)
         assignment[free[position >= split.max_per_class]] = SAMPLED_OUT
-    _draw_splits(rows, assignment, labels, split)
+    if grouping is not None:
+        grouping.connect(rows, np.flatnonzero(assignment <= TEST))
+    _draw_splits(rows, assignment, labels, split, grouping)
     return assignment
 
 
@@ -122,13 +133,31 @@ def training_labels(rows: Rows, assignment: Assignment) -> npt.NDArray[np.bool_]
     return np.asarray(np.bincount(rows["label"][assignment == TRAIN], minlength=largest + 1) > 0)
 
 
-def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
+def _draw_splits(
+    rows: Rows,
+    assignment: Assignment,
+    label: npt.NDArray[np.int32],
+    split: SplitOptions,
+    grouping: Grouping | None,
+) -> None:
     count = np.count_nonzero(assignment == TRAIN)
     if count == 0:
         return
     validation = split.validation
     if validation is None:
         validation = 0.1 if count >= MIN_ROWS_FOR_VALIDATION and split.test < 0.9 else 0.0
+    if grouping is not None:
+        free = np.flatnonzero(assignment == TRAIN)
+        fractions = {code: value for code, value in ((TEST, split.test), (VALIDATION, validation)) if value}
+        # Near duplicates connect groups. Without them, the groups may be small enough.
+        remedy = (
+            "" if split.dedupe == "near" else "leave out repeated texts, which join groups, with --dedupe near; or "
+        )
+        labels = label[free] if split.stratified else None
+        seed = split.seed * 8 + SPLIT_DRAW
+        for code, held_out in split_groups(grouping, rows, free, labels, fractions, seed, remedy):
+            assignment[held_out] = code
+        return
     if split.stratified:
         free = np.flatnonzero(assignment == TRAIN)
         size, position = _rank_in_class(rows, free, label, split.seed, SPLIT_DRAW)

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.files.safe_read import open_regular
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"
+GROUP_VALUES = "groups.bin"
 INVALID_ROWS = "bad.jsonl"
 # Array of records, dtype ``ROW``.
 Rows = npt.NDArray[Any]
@@ -62,9 +64,27 @@ class SpooledTexts:
         """Return the ids of rows, in UTF-8. The id is empty if a row has none."""
         return self._strings(rows, rows["offset"] + rows["bytes"], rows["id"])
 
+    def groups(self, rows: Rows, lengths: npt.NDArray[Any]) -> list[list[str]]:
+        """Return the values of the group columns of rows.
+
+        Args:
+            lengths: Length of the values of each row; see ``group_record``.
+        """
+        strings = self._strings(rows, rows["offset"] + rows["bytes"] + rows["id"], lengths)
+        return [string.decode("utf-8", "replace").split(FIELD_SEPARATOR) for string in strings]
+
     def _strings(self, rows: Rows, starts: Any, lengths: Any) -> list[bytes]:
         positions = zip(rows["texts"].tolist(), starts.tolist(), lengths.tolist())
         return [self._files[file][start : start + length] for file, start, length in positions]
+
+
+def group_record(columns: int) -> np.dtype[Any]:
+    """Return the dtype of a row's group values.
+
+    Fields: the hash of the value in each column, which is 0 for a missing value; and the length in bytes of the values,
+    which follow the id in the file of the texts, separated by ``FIELD_SEPARATOR``.
+    """
+    return np.dtype([("hashes", "<u8", (columns,)), ("bytes", "<u4")])
 
 
 def _map_bytes(path: Path) -> Any:
@@ -150,6 +170,12 @@ class SpooledRows:
     def rows(self) -> Rows:
         """Records, sorted by (file, line)."""
         return map_rows(self.folder / ROWS)
+
+    def group_values(self, columns: int) -> npt.NDArray[Any]:
+        """Map the group values of all rows, an array of ``group_record``."""
+        path = self.folder / GROUP_VALUES
+        empty = path.stat().st_size == 0
+        return np.zeros(0, group_record(columns)) if empty else np.memmap(path, group_record(columns), "r")
 
     @property
     def lacks_label(self) -> npt.NDArray[np.bool_]:

@@ -101,6 +101,8 @@ def build_data_report(
         summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
     if levels := spec.read_options.labelling.levels:
         summary["levels"] = levels
+    if built.grouping is not None:
+        summary["groups"] = built.grouping.describe(collected, built.assignment)
     if collected.renamed:
         summary["renamed"] = collected.renamed
     if collected.corrections is not None:

@@ -40,6 +40,8 @@ Bar = tuple[str, list[Any], str]
 # Reasons for the removal of rows, in the order of removal. Each pair contains a key of the summary, and the displayed
 # name.
 REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
+# Minimum difference between the requested and the drawn fraction of a split that the report mentions.
+MIN_FRACTION_DIFFERENCE = 0.002
 MAX_BARS = 30
 BAR_LABEL_CELLS = 26
 PERCENTILES = ("50", "90", "95", "99")  # Percentiles of the text length that are shown.
@@ -89,6 +91,8 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
     removed = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
     statements = {"rows": [", ".join([f"{number(rows['read'])} read", *removed, f"{number(rows['kept'])} remaining"])]}
+    if groups := summary.get("groups"):
+        statements["rows"].append(describe_groups(groups))
     if corrections := summary.get("corrections"):
         splits = corrections.get("splits", {}).items()
         changed = [f"{number(count)} {split} labels changed" for split, count in splits if count]
@@ -150,6 +154,18 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         *(["HTML tags are removed, also by predict"] if summary["strip_html"] else []),
     ]
     return statements
+
+
+def describe_groups(groups: dict[str, Any]) -> str:
+    """Describe the groups of the rows, and the fractions of the splits that differ visibly from the requested ones."""
+    columns = join_words([truncate_to_width(name, LABEL_CELLS) for name in groups["columns"]])
+    description = f"{formatting.pluralize(groups['count'], 'group')} by {columns}"
+    differences = [
+        f"{split} {percent(drawn)} of the rows instead of {percent(requested)}"
+        for split, (requested, drawn) in groups["fractions"].items()
+        if abs(drawn - requested) >= MIN_FRACTION_DIFFERENCE
+    ]
+    return description + (f"; {', '.join(differences)}: groups stay together" if differences else "")
 
 
 def _describe_column(column: dict[str, Any]) -> str:

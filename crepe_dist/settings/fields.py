@@ -261,11 +261,11 @@ class Settings:
         UserError: A value has the wrong type or is out of range.
     """
 
-    group: ClassVar[str] = ""
+    group_name: ClassVar[str] = ""
     given: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, group: str = "") -> None:
-        cls.group = group
+        cls.group_name = group
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -315,7 +315,7 @@ def settings_of(group: type[Settings]) -> list["Field[Any]"]:
 
 def qualified_name(group: type[Settings], setting: "Field[Any]") -> str:
     """Return the name of a setting with its group, such as ``training.epochs``."""
-    return f"{group.group}.{setting.name}" if group.group else setting.name
+    return f"{group.group_name}.{setting.name}" if group.group_name else setting.name
 
 
 def invalid_value_error(name: str, value: object, kind: ValueType) -> UserError:

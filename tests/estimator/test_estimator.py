@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
@@ -24,8 +25,10 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
+import crepe_dist
 import crepe_dist.train
 from crepe_dist import CrepeClassifier
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.elastic.training_subprocess import group_settings
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitting
@@ -198,9 +201,9 @@ def test_scikit_learn_is_optional(monkeypatch):
 class OverNumbers(CrepeClassifier):
     """The estimator for rows of numbers, which are converted to texts. scikit-learn's checks use only numbers."""
 
-    def fit(self, X, y, sample_weight=None, *, unlabelled=None):
+    def fit(self, X, y, sample_weight=None, *, unlabelled=None, groups=None):
         X, y = validate_data(self, X, y, multi_output=np.asarray(y).ndim == 2)
-        return super().fit(_spelled(X), y, sample_weight, unlabelled=unlabelled)
+        return super().fit(_spelled(X), y, sample_weight, unlabelled=unlabelled, groups=groups)
 
     def predict_proba(self, X):
         return super().predict_proba(_spelled(validate_data(self, X, reset=False)))
@@ -261,3 +264,33 @@ def test_weights_and_texts_without_labels_and_feature_columns():
     assert model.score(frame, LABELS) == 1
     with pytest.raises(InvalidInput, match="row 2: unusable number: size is 'much'"):
         model.predict_proba(frame.assign(size=["1", "", "much", *["2"] * 97]))
+
+
+def test_groups_stay_together_in_the_validation_split(monkeypatch):
+    made: dict[str, Any] = {}
+
+    def prepare(table, folder, options):
+        crepe_dist.prepare(table, folder, verbose=False, **options)
+        data = open_dataset(folder)
+        made.update({split: data.splits[split].groups for split in data.splits})
+        made["authors"] = {split: {row["group"] for row in made_rows(table, data, split)} for split in data.splits}
+        raise UserError("stopped", remedy="do nothing")
+
+    def made_rows(table, data, split):
+        lines = [data.origin(split, row).line - 1 for row in range(len(data.splits[split]))]
+        return [{"group": table["group"][line]} for line in lines]
+
+    monkeypatch.setattr(fitting, "prepare_from_python", prepare)
+    groups = np.array([f"author {row // 10}" for row in range(100)])
+    model = small(validation_fraction=0.2)
+    for given in (groups, groups.tolist(), pd.Series(groups, index=range(7, 107)), np.arange(100) // 10 / 2):
+        with pytest.raises(InvalidInput, match="stopped"):
+            model.fit(TEXTS, LABELS, groups=given)
+        assert len(made["validation"]) == 20
+        assert not made["authors"]["validation"] & made["authors"]["train"]
+        assert len(set(made["validation"])) == 2
+    for wrong, message in ((groups[:5], "100 texts and 5 groups"), (groups[:, None], "not a single value")):
+        with pytest.raises(InvalidInput, match=message):
+            model.fit(TEXTS, LABELS, groups=wrong)
+    with config_context(enable_metadata_routing=True):
+        assert model.set_fit_request(groups=True).get_metadata_routing().fit.requests["groups"] is True

@@ -42,6 +42,7 @@ class Row(NamedTuple):
         cells: Values of all columns, if requested.
         weight: Weight as it is written in the source. ``None`` if there is no weight column.
         id: Id as it is written in the source. Empty if there is no id column.
+        groups: Values of the group columns as they are written in the source.
     """
 
     line: int
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     cells: tuple[str, ...] = ()
     weight: str | None = None
     id: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class InvalidRow(NamedTuple):

@@ -62,6 +62,8 @@ class ColumnSpec:
         reference_columns: Columns of another file. They are used for a file whose columns have no names.
         categories: Categorical feature columns. They are never detected.
         numbers: Numeric feature columns. They are never detected.
+        groups: Group columns. Rows that share a value stay in one split. They are never detected.
+        groups_required: False if the columns ``groups`` may be missing.
     """
 
     label: str | None = None
@@ -75,6 +77,8 @@ class ColumnSpec:
     reference_columns: ResolvedColumns | None = None
     categories: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    groups_required: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +91,7 @@ class ColumnSpec:
             *self.labels,
             *self.preferred_texts,
             *self.feature_columns,
+            *self.groups,
         )
         return [name for name in columns if name is not None]
 
@@ -109,6 +114,7 @@ class ResolvedColumns:
         id: Position of the id. ``None`` if the rows have no ids.
         ignored: Position of a label that is not read. ``None`` if there is none.
         feature_columns: Positions of the feature columns.
+        groups: Positions of the group columns; ``None`` for a column that the file does not have.
     """
 
     names: tuple[str, ...]
@@ -119,11 +125,12 @@ class ResolvedColumns:
     id: int | None = None
     ignored: int | None = None
     feature_columns: tuple[int, ...] = ()
+    groups: tuple[int | None, ...] = ()
 
     @property
     def used(self) -> list[int]:
         """Positions of all columns that are read."""
-        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.feature_columns)
+        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.feature_columns, *self.groups)
         return [i for i in positions if i is not None]
 
     def names_at(self, positions: Sequence[int]) -> tuple[str, ...]:
@@ -136,13 +143,21 @@ class ResolvedColumns:
         groups = (self.texts, self.labels, self.feature_columns)
         texts, labels, features = (tuple(positions.index(i) for i in columns) for columns in groups)
         single = {name: new_positions.get(getattr(self, name)) for name in ("label", "weight", "id")}
-        return ResolvedColumns(self.names_at(positions), texts=texts, labels=labels, feature_columns=features, **single)
+        return ResolvedColumns(
+            self.names_at(positions),
+            texts=texts,
+            labels=labels,
+            feature_columns=features,
+            groups=tuple(map(new_positions.get, self.groups)),
+            **single,
+        )
 
     def describe(self) -> str:
         """Describe the columns that are read, for the report."""
         label = "" if self.label is None else f"label: {self.names[self.label]}, "
         label += f"labels: {', '.join(self.names_at(self.labels))}, " if self.labels else ""
-        pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
+        groups = (("group", i) for i in self.groups)
+        pairs = (("weight", self.weight), ("id", self.id), *groups, ("ignored", self.ignored))
         single = [(what, i) for what, i in pairs if i is not None]
         suffix = "".join(f", {what}: {self.names[i]}" for what, i in single)
         features = f", features: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
@@ -184,10 +199,10 @@ class ResolvedColumns:
             label = labels_to_cell(self.names_at(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
+        groups = tuple("" if i is None else values[i] for i in self.groups) if self.groups else ()
         text = values[self.texts[0]] if len(self.texts) == 1 else join_columns([values[i] for i in self.texts])
-        return Row(
-            line, label or "", append_values(text, [values[i] for i in self.feature_columns]), cells, weight, id_
-        )
+        text = append_values(text, [values[i] for i in self.feature_columns])
+        return Row(line, label or "", text, cells, weight, id_, groups)
 
 
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
@@ -303,7 +318,7 @@ def choose_columns(
     """
     names, reference = tuple(names), spec.reference_columns
     if not has_header and has_label and reference is not None and len(names) == len(reference.names):
-        return replace(reference, names=names, label=None, weight=None, labels=(), ignored=reference.label)
+        return replace(reference, names=names, label=None, weight=None, labels=(), ignored=reference.label, groups=())
     if not has_header and has_label and reference is not None and len(names) == len(reference.texts):
         return ResolvedColumns(names, None, tuple(range(len(names))))
     needed = spec.feature_columns if spec.preferred_texts else ()
@@ -320,11 +335,16 @@ def choose_columns(
     find = partial(_find_column, file, names, has_header)
     labels = tuple(find("label-columns", name) for name in spec.labels)
     weight = None if spec.weight is None else find("weight", spec.weight)
-    has_id = spec.id is not None and (spec.id_required or spec.id in names or _is_column_number(spec.id, len(names)))
-    id_ = find("id", str(spec.id)) if has_id else None
+
+    def find_optional(what: str, name: str, *, is_required: bool) -> int | None:
+        exists = is_required or name in names or _is_column_number(name, len(names))
+        return find(what, name) if exists else None
+
+    id_ = None if spec.id is None else find_optional("id", spec.id, is_required=spec.id_required)
+    groups = tuple(find_optional("group", name, is_required=spec.groups_required) for name in spec.groups)
     kinds = (("category", spec.categories), ("number", spec.numbers))
     features = tuple(find(kind, name) for kind, chosen in kinds for name in chosen)
-    taken: set[int | None] = {*labels, weight, id_, *features}
+    taken: set[int | None] = {*labels, weight, id_, *features, *groups}
 
     def usual(kinds: Sequence[str]) -> int | None:
         matches = (i for kind in kinds for i, name in enumerate(names) if _normalize(name) == kind and i not in taken)
@@ -381,7 +401,9 @@ def choose_columns(
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if has_label else (label, None)
     ignored = None if ignored in joined else ignored
-    return _check_no_repeats(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, features))
+    return _check_no_repeats(
+        file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, features, groups)
+    )
 
 
 def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -408,7 +430,10 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
 
 
 def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
-    """Raise ``UserError`` if a column is chosen for two purposes. Only an id column may also be read as text."""
+    """Raise ``UserError`` if a column is chosen for two purposes.
+
+    Only an id column may also be read as text. A group column may have any other purpose.
+    """
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:

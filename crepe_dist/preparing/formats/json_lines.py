@@ -32,7 +32,7 @@ def _parse_json_lines(
         nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
     """
     scalars = [i for i in (*columns.labels, columns.weight) if i is not None]
-    any_values = [i for i in (*columns.feature_columns, columns.id) if i is not None]
+    any_values = [i for i in (*columns.feature_columns, columns.id, *columns.groups) if i is not None]
 
     def row(number: int, line: bytes) -> Row | None:
         if not line or line.isspace():
@@ -56,7 +56,8 @@ def _parse_json_lines(
 def open_json_lines(
     file: LineReader, name: str, spec: ColumnSpec, label: str | None, *, keep_cells: bool, nested: bool
 ) -> OpenFile:
-    """Open a JSON Lines file. Its columns are the keys of the first object, and feature columns of later objects.
+    """Open a JSON Lines file. Its columns are the keys of the first object, and the feature and group columns of later
+    objects.
 
     Args:
         keep_cells: If True, ``Row.cells`` contains the values of all keys.
@@ -78,7 +79,7 @@ def open_json_lines(
         keys = list(_iter_keys(first[0], (spec.label, *LABEL_NAMES) if nested else (spec.label,)))
         keys += [
             key
-            for key in spec.feature_columns
+            for key in dict.fromkeys((*spec.feature_columns, *spec.groups))
             if key not in keys and any(_get_value(row, key) is not None for row in first)
         ]
     rows = [[_value_to_text(row, key) for key in keys] for row in first]
