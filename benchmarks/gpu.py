@@ -186,7 +186,7 @@ def sanitize(bench: Bench) -> Rows:
         missing = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
         raise Skipped("the emulator itself checks for the same errors" if bench.emulated else missing)
     for tool in ("memcheck", "racecheck", "synccheck"):
-        tests = f"{DRIVER} {ENGINE}: square or gradients_are or rounds_alike"
+        tests = f"{DRIVER} {ENGINE}: square or gradients_equal or same_rounding"
         yield {"tool": tool, **run_tests(tests, [sanitizer, f"--tool={tool}", "--print-limit=20"])}
 
 
@@ -300,17 +300,17 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     The product of a matrix tile is wrong. Tensor cores (wmma) may store the elements of a tile in a different order
     than the kernels assume. Check MatrixTile in cuda/kernels/product.cuh for the precision and the layout in the
     message."""),
-    "gradients": (f"{ENGINE}: gradients_are or objectives or rounds_alike or finite", """
+    "gradients": (f"{ENGINE}: gradients_equal or losses_equal or same_rounding or finite", """
     A kernel and its reference compute different results. The reference is the CPU engine or, for 16-bit precisions, a
     network that rounds in the same places. If the gradients of several parameters are wrong, the parameter closest to
     the output shows which kernel is wrong."""),
     "sanitizer": (sanitize, """
     A kernel accesses memory out of bounds (memcheck), has a data race in shared memory (racecheck) or uses a barrier
     incorrectly (synccheck). The message names the kernel."""),
-    "equal bits": (f"{ENGINE}: nor_another_time or no_trace or continues_exactly", """
+    "equal bits": (f"{ENGINE}: bit_identical or previous_batches or continues_exactly", """
     The same step gave results that are not bit-identical. Likely causes are a data race, a floating-point sum without a
     fixed order, or memory that was not cleared."""),
-    "epoch": (f"{ENGINE} {RUNS}: follows_the or epoch_ends or needs_no_mxnet", """
+    "epoch": (f"{ENGINE} {RUNS}: training_equals or epoch_ends or needs_no_mxnet", """
     The gradients are correct, but training on the GPU ends with different parameters than on the CPU. Check the
     optimizer, the data and the state of the run."""),
     "limits": (f"{DRIVER} {RUNS}: full_gpu or two_processes or forked or too_small or not_used", """

@@ -131,7 +131,7 @@ def torch_network(sizes: Sizes, sliced: bool) -> Any:
             self.dense = nn.Sequential(*dense, nn.Linear(width, sizes.classes))
 
         def forward(self, batch: Any) -> Any:
-            batch = functional.embedding_config(batch.int(), self.table).transpose(1, 2).unsqueeze(2)
+            batch = functional.embedding(batch.int(), self.table).transpose(1, 2).unsqueeze(2)
             for convolution, (_, pooled) in zip(self.convolutions, sizes.convolutions):
                 batch = convolution(batch)
                 batch = functional.relu(self.pooled(batch) if pooled else batch)
