@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+
 from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -68,6 +70,9 @@ class Inspect(Command):
                 "name another folder with --out, or replace the file with --overwrite",
             )
         corpus = Corpus(dataset)
+        if corpus.groups is not None:
+            num_groups = len(np.unique(corpus.groups))
+            _print(f"the texts of each of the {pluralize(num_groups, 'group')} are in one fold")
         pool = None if self.unlabelled is None else CandidatePool(self.unlabelled, corpus, self.encoding)
         if pool:
             count, num_skipped = min(self.num_suggestions, len(pool)), pool.num_read - len(pool)

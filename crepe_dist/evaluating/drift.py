@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.data.arrays import HASH
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, normalize_row
@@ -18,7 +19,8 @@ from crepe_dist.evaluating.drift_statistics import (
     ProportionTable,
     compare_proportions,
     critical_value,
-    drop_duplicates,
+    effective_sample_size,
+    find_new_texts,
 )
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
 from crepe_dist.files.atomic_write import write_text
@@ -54,9 +56,10 @@ def drift(args: Any) -> None:
     if args.data is None and open_run_of_checkpoint(predictor.path) is None:
         why, remedy = "its test split is unknown without the run", "name the data set of the training: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)
-    rows, reference_texts, current_texts, num_others = _texts(args, predictor)
-    statistics = DriftStatistics(predictor, reference_texts)
-    table = compare_proportions(statistics.sums(reference_texts), statistics.sums(current_texts), args.min_effect)
+    rows, reference_texts, groups, current_texts, num_others = _texts(args, predictor)
+    statistics, has_groups = DriftStatistics(predictor, reference_texts), groups is not None
+    reference = statistics.sums(reference_texts, groups)
+    table = compare_proportions(reference, statistics.sums(current_texts), args.min_effect, has_groups=has_groups)
     figures = table[table["group"] != HISTOGRAM]
     changed = figures[figures["changed"]]
     # These keys are the keys of the JSON file.
@@ -73,6 +76,13 @@ def drift(args: Any) -> None:
         "figures": table.to_dict("records"),
     }
     noise = critical_value(len(figures)) * (1 / len(reference_texts) + 1 / len(current_texts)) ** 0.5
+    if groups is not None:
+        num_groups = len(np.unique(groups))
+        # Texts of a group are alike, so they are as informative as a smaller number of independent texts.
+        effective = np.median(effective_sample_size(reference.loc["class"]).clip(1, len(groups)))
+        noise *= (len(groups) / effective) ** 0.5
+        result["test_groups"] = num_groups
+        result["notes"].append(f"the test texts are of {pluralize(num_groups, 'group')}, which are the sampling units")
     low, high = (percent(np.sin(np.pi / 6 + sign * max(noise, args.min_effect) / 2) ** 2) for sign in (-1, 1))
     result["notes"].append(f"detectable changes: a class of 25 % must fall below {low} or rise above {high}")
     if not predictor.is_multilabel and MEAN in set(figures["name"]):
@@ -95,12 +105,12 @@ def drift(args: Any) -> None:
     print(f"\n{escape_controls(result['verdict'])}" + f"\n  do:  {escape_controls(result['do'])}" * result["changed"])
 
 
-def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[str], int]:
+def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], npt.NDArray[np.int32] | None, list[str], int]:
     """Read the texts to compare. Skip repeated texts, and texts that occur in a split other than the test split.
 
     Returns:
-        The rows of the test split; the reference texts, from the test split; the current texts, from the file; and the
-        number of rows of the file that are skipped.
+        The rows of the test split; the reference texts, from the test split; their groups, or ``None`` if the data set
+        has no groups; the current texts, from the file; and the number of rows of the file that are skipped.
     """
     with temporary_folder() as folder:
         rows = load_eval_rows(args.data, predictor, folder)
@@ -117,13 +127,16 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     split_texts = [split.text(row) or "" for row in range(len(split))]
     seen_splits = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
     seen_hashes = np.concatenate([part.source_rows[:, HASH] for part in seen_splits])
-    reference_texts, current_texts = (drop_duplicates(texts, seen_hashes) for texts in (split_texts, file_texts))
+    reference_rows = find_new_texts(split_texts, seen_hashes)
+    reference_texts = [split_texts[row] for row in reference_rows]
+    current_texts = [file_texts[row] for row in find_new_texts(file_texts, seen_hashes)]
+    groups = None if split.groups is None else np.asarray(split.groups[reference_rows])
     if min(len(reference_texts), len(current_texts)) < MIN_TEXTS:
         current = f"{excerpt(args.file)} has {pluralize(len(current_texts), 'text')} to compare"
         what = f"{current}, and {excerpt(rows.name)} has {len(reference_texts):,}"
         why = f"a comparison needs at least {MIN_TEXTS} texts; repeated texts and training texts do not count"
         raise UserError(what, why, "collect more texts")
-    return rows, reference_texts, current_texts, len(inputs) - len(current_texts)
+    return rows, reference_texts, groups, current_texts, len(inputs) - len(current_texts)
 
 
 def _verdict(figures: ProportionTable, changed: ProportionTable) -> str:

@@ -2,8 +2,9 @@
 
 Every proportion is the ratio of two sums over texts, a part and a whole. One example is the number of predictions of a
 class, divided by the number of all texts. Another is the number of unknown characters, divided by the number of all
-characters. The sampling unit is the text. Proportions p are compared by their angles 2·arcsin(√p). The variance of an
-angle hardly depends on p, so rare classes do not cause false alarms. The difference between two angles is Cohen's h.
+characters. The sampling unit is the text, or the group of texts if the test split has groups. Proportions p are
+compared by their angles 2·arcsin(√p). The variance of an angle hardly depends on p, so rare classes do not cause false
+alarms. The difference between two angles is Cohen's h.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ HISTOGRAM, MEAN = "histogram", "mean of the most probable class"
 ProportionTable = Any  # Data frame of pandas with one row per proportion.
 
 
-def drop_duplicates(texts: list[str], seen_hashes: npt.NDArray[np.uint64]) -> list[str]:
-    """Drop texts whose hashes are in ``seen_hashes``, and repeated texts, which are not independent evidence."""
+def find_new_texts(texts: list[str], seen_hashes: npt.NDArray[np.uint64]) -> list[int]:
+    """Return the numbers of the texts whose hashes are not in ``seen_hashes``.
+
+    Repeated texts are not independent evidence, so only the number of the first one is returned.
+    """
     hashes, first = np.unique(hash_texts(text.encode("utf-8", "surrogatepass") for text in texts), return_index=True)
-    return [texts[row] for row in np.sort(first[~np.isin(hashes, seen_hashes)]).tolist()]
+    return list(np.sort(first[~np.isin(hashes, seen_hashes)]).tolist())
 
 
 class DriftStatistics:
@@ -57,19 +61,27 @@ class DriftStatistics:
             # Therefore, no training document has used a row of zeros.
             self._is_new = ~predictor.engine.arrays[shape.sparse_parameters[0]].any(axis=1)
 
-    def sums(self, texts: list[str]) -> ProportionTable:
+    def sums(self, texts: list[str], groups: npt.NDArray[np.integer[Any]] | None = None) -> ProportionTable:
         """Return a table with one row per proportion.
 
-        Five columns are sums over the texts: of the part, the whole, the squared part (``aa``), the product of part and
-        whole (``ab``), and the squared whole (``bb``). The last column is the number of texts.
+        Five columns are sums over the sampling units: of the part, the whole, the squared part (``aa``), the product of
+        part and whole (``ab``), and the squared whole (``bb``). The last column is the number of units (``texts``).
+
+        Args:
+            groups: Groups of the texts, which are the sampling units, int [texts]. ``None``: each text is a unit.
         """
         total: Any = 0
+        units = None if groups is None else np.unique(groups, return_inverse=True)[1]
         for start in range(0, len(texts), BATCH_SIZE):
             proportions = self.parts_and_wholes(texts[start : start + BATCH_SIZE])
-            parts, wholes = np.array(list(proportions.values()), np.float64).transpose(1, 0, 2)
-            terms = parts, wholes, parts * parts, parts * wholes, wholes * wholes, np.ones_like(parts)
-            total = total + np.array([term.sum(axis=1) for term in terms])
+            values = np.array(list(proportions.values()), np.float64).transpose(1, 0, 2)
+            if units is None:
+                total = total + sum_terms(*values)
+            else:
+                total = np.zeros((units.max() + 1, *values.shape[:2])) if start == 0 else total
+                np.add.at(total, units[start : start + BATCH_SIZE], values.transpose(2, 0, 1))
         columns = ["part", "whole", "aa", "ab", "bb", "texts"]
+        total = total if units is None else sum_terms(*total.transpose(1, 2, 0))
         return pd.DataFrame(total.T, pd.MultiIndex.from_tuples(proportions), columns)
 
     def parts_and_wholes(self, rows: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -112,7 +124,15 @@ class DriftStatistics:
         return result
 
 
-def compare_proportions(reference: ProportionTable, current: ProportionTable, min_effect: float) -> ProportionTable:
+def sum_terms(parts: Any, wholes: Any) -> Any:
+    """Return the columns of ``DriftStatistics.sums``, float64 [6, proportions]. The last axis is summed."""
+    terms = parts, wholes, parts * parts, parts * wholes, wholes * wholes, np.ones_like(parts)
+    return np.array([term.sum(axis=1) for term in terms])
+
+
+def compare_proportions(
+    reference: ProportionTable, current: ProportionTable, min_effect: float, *, has_groups: bool = False
+) -> ProportionTable:
     """Compare the proportions of the test split with the proportions of the new texts.
 
     A proportion is skipped if its part is zero in both sets of texts, or if its whole is zero in one of them.
@@ -131,9 +151,10 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
     """
     is_compared = (reference["whole"] > 0) & (current["whole"] > 0) & (reference["part"] + current["part"] > 0)
     reference, current = reference[is_compared], current[is_compared]
-    per_unit = _effective_sample_size(reference + current) / (reference + current)["whole"]
+    basis = reference if has_groups else reference + current
+    per_unit = effective_sample_size(basis) / basis["whole"]
     then, now = (sums["part"] / sums["whole"] for sums in (reference, current))
-    sizes = [np.minimum(_effective_sample_size(sums), per_unit * sums["whole"]) for sums in (reference, current)]
+    sizes = [np.minimum(effective_sample_size(sums), per_unit * sums["whole"]) for sums in (reference, current)]
     parts = [then * sizes[0], now * sizes[1]]
     # The constants 3/8 and 3/4 correct for small samples (Anscombe 1948, doi:10.1093/biomet/35.3-4.246).
     angles = [2 * np.arcsin(np.sqrt((part + 3 / 8) / (size + 3 / 4))) for part, size in zip(parts, sizes)]
@@ -148,7 +169,7 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
     return table.rename_axis(["group", "name"]).reset_index()
 
 
-def _effective_sample_size(sums: ProportionTable) -> Any:
+def effective_sample_size(sums: ProportionTable) -> Any:
     """Return the effective sample sizes of proportions.
 
     The effective sample size is the number of independent draws whose binomial proportion has the same variance.

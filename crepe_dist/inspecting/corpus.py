@@ -14,6 +14,7 @@ from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_documents, write_manifest
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.grouping import connected_components
 
 # Number of texts that are processed together.
 CHUNK_ROWS = 4096
@@ -32,6 +33,7 @@ class Corpus:
     Attributes:
         documents: Character ids and origins of all texts.
         labels: Class of each text, int32 [texts]. For soft labels, the most probable class.
+        groups: Group of each text, int32 [texts]; ``None`` if the data set has no groups.
 
     Raises:
         UserError: The texts have multiple labels.
@@ -53,6 +55,8 @@ class Corpus:
             dataset.folder, "all", shards, np.cumsum([0, *map(len, shards)]), origins, has_ids=False
         )
         self.labels = np.concatenate([split.labels for split in self._splits]).astype(np.int32)
+        groups = [split.groups for split in self._splits if split.groups is not None]
+        self.groups = np.concatenate(groups) if len(groups) == len(self._splits) else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,13 +91,42 @@ class Corpus:
     def assign_folds(self, num_folds: int, seed: int) -> Rows:
         """Assign each text to a fold, int64 [texts]. All folds have about the same proportion of each class.
 
-        Near duplicates are in the same fold. Otherwise, a copy of a text could confirm its wrong label.
+        Near duplicates are in the same fold. Otherwise, a copy of a text could confirm its wrong label. The texts of a
+        group are also in the same fold.
+
+        Raises:
+            UserError: All texts belong together, so no text is left for training.
         """
+        if self.groups is not None:
+            return self._assign_groups(self.groups, num_folds, seed)
         draws = np.random.default_rng(seed).random(len(self))
         order = np.lexsort((draws, self.labels))
         folds = np.empty(len(self), np.int64)
         folds[order] = np.arange(len(self)) % num_folds
         return np.asarray(folds[self.duplicate_groups])
+
+    def _assign_groups(self, groups: npt.NDArray[np.int32], num_folds: int, seed: int) -> Rows:
+        """Assign groups to folds, the largest first, each to the fold with the fewest texts of the group's classes."""
+        keys, nothing_missing = (groups, self.duplicate_groups), np.zeros(len(self), np.bool_)
+        units = connected_components([(key.astype(np.uint64), nothing_missing) for key in keys], len(self))
+        sizes = np.bincount(units)
+        if len(sizes) == 1:
+            raise UserError(
+                f"all texts of {self.dataset.folder} are in one group",
+                "a network predicts only groups that it was not trained on, so no text is left for training",
+                "prepare the data without --group, or with another column",
+            )
+        draws = np.random.default_rng(seed).random(len(sizes))
+        order = np.lexsort((draws, -sizes))
+        texts_of = np.split(np.argsort(units, kind="stable"), np.cumsum(sizes)[:-1])
+        folds, counts = np.empty(len(self), np.int64), np.zeros((num_folds, len(self.dataset.classes)), np.int64)
+        for unit in order.tolist():
+            labels, label_counts = np.unique(self.labels[texts_of[unit]], return_counts=True)
+            same_classes = counts[:, labels] @ label_counts
+            fold = np.lexsort((counts.sum(axis=1), same_classes))[0]
+            counts[fold, labels] += label_counts
+            folds[texts_of[unit]] = fold
+        return folds
 
     def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:
         """Write a data set folder with these texts as its training and test splits, and open it."""

@@ -21,7 +21,7 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
-from crepe_dist.evaluating.drift_statistics import compare_proportions
+from crepe_dist.evaluating.drift_statistics import compare_proportions, sum_terms
 from crepe_dist.evaluating.rows import load_eval_rows
 from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
@@ -336,3 +336,24 @@ def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place,
     split = rows.dataset.splits["test"]
     assert [predictor.classes[label] for label in split.labels] == labels
     assert "label" not in rows.dataset.text("test", 0)
+
+
+def test_the_texts_of_a_group_are_no_independent_evidence_of_drift():
+    def draw(count):
+        """Draw texts in groups of 20. The mean of the rates is 0.1, and the rates differ between the groups."""
+        rates = generator.beta(1, 9, (30, count // 20))
+        return generator.random((30, count)) < np.repeat(rates, 20, axis=1)
+
+    def alarm(reference, current, size):
+        columns = ("part", "whole", "aa", "ab", "bb", "texts")
+        tables = []
+        for parts, unit in ((reference, size), (current, 1)):
+            parts = parts.reshape(30, -1, unit).sum(axis=2).astype(float)
+            tables.append(pd.DataFrame(dict(zip(columns, sum_terms(parts, np.full_like(parts, unit)))), names))
+        return compare_proportions(tables[0], tables[1], 0.0, has_groups=size > 1)["changed"].any()
+
+    generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
+    samples = [(draw(4000), draw(4000)) for _ in range(100)]
+    by_text, by_group = (sum(alarm(*pair, size) for pair in samples) for size in (1, 20))
+    assert by_text > 60
+    assert by_group < 10  # 3 are expected

@@ -207,3 +207,24 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
     write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(PREDICTION_COLUMNS, "")}])
     ((answered,),) = open_inputs(str(tmp_path / "answers.csv"))
     assert answered.text == "=x"
+
+
+@pytest.mark.parametrize("num_groups", [12, 240])
+def test_the_texts_of_a_group_are_in_one_fold(place, num_groups):
+    corpus = Corpus(open_dataset(place / "data"))
+    assert corpus.groups is None
+    corpus.groups = np.random.default_rng(1).integers(0, num_groups, len(corpus)).astype(np.int32)
+    folds = corpus.assign_folds(3, 0)
+    for division in (corpus.groups, corpus.duplicate_groups):
+        assert all(len(np.unique(folds[division == group])) == 1 for group in np.unique(division))
+    assert np.ptp(np.bincount(folds)) <= 30
+    counts = np.array([np.bincount(corpus.labels[folds == fold], minlength=3) for fold in range(3)])
+    assert np.ptp(counts, axis=0).max() <= (30 if num_groups == 12 else 4)
+    assert (corpus.assign_folds(3, 0) == folds).all()
+
+
+def test_a_single_group_leaves_no_text_for_training(place):
+    corpus = Corpus(open_dataset(place / "data"))
+    corpus.groups = np.zeros(len(corpus), np.int32)
+    with pytest.raises(UserError, match="are in one group"):
+        corpus.assign_folds(3, 0)
