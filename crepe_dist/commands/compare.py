@@ -60,6 +60,8 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
             "* This is the loss before temperature scaling, which earlier versions recorded. It cannot be compared "
             "with the other losses."
         )
+    if any((scores := record.multiclass_test_scores) and scores.num_groups for record in records):
+        notes.append("The 95 % intervals of runs on data with groups are over groups of texts, not over texts.")
     notes.append(
         "Differences are from the first run, in points. The 95 % intervals account for the choice of test texts, not "
         "for the random seed."
@@ -103,14 +105,16 @@ def _difference(record: RunRecord, baseline: RunRecord) -> str:
     """Format the difference between the accuracies of two runs, in percentage points.
 
     If the predictions of both runs are stored, half the width of the 95 % confidence interval follows the difference.
+    If the texts have groups, it is left out, because it would need the group of each text.
     If the runs were tested on different texts, return ``UNKNOWN``.
     """
     if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN
     points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
     scores = baseline.multiclass_test_scores, record.multiclass_test_scores
+    has_groups = any(split_scores and split_scores.num_groups is not None for split_scores in scores)
     first, second = (None if split_scores is None else split_scores.is_correct for split_scores in scores)
-    if first is None or second is None:
+    if first is None or second is None or has_groups:
         return points
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return f"{points} ± {100 * paired_half_width(only_first, only_second, len(second)):.2f}"

@@ -31,7 +31,14 @@ from crepe_dist.preparing.flags import split_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.reports import findings
-from crepe_dist.reports.score_page import never_predicted_warning, page, quote_rows, selective_table, table
+from crepe_dist.reports.score_page import (
+    describe_interval,
+    never_predicted_warning,
+    page,
+    quote_rows,
+    selective_table,
+    table,
+)
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, MulticlassScores
@@ -148,10 +155,13 @@ def _write(
         is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_STORED_CLASSES
         # The JSON keeps the keys of the first versions, because programs read them.
         public_keys = {key: former_key for former_key, key in FORMER_KEYS.items()}
-        numbers = rename_keys(scores.to_dict("is_correct", *["confusion"] * is_large), public_keys)
+        omitted = ("is_correct", "group_counts", *["confusion"] * is_large)
+        numbers = rename_keys(scores.to_dict(*omitted), public_keys)
         if isinstance(scores, MulticlassScores) and is_large:
             numbers["confusion_cells"] = np.stack(scores.confusion_cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
+        if isinstance(scores, MulticlassScores) and scores.num_groups is not None:
+            numbers |= {"groups": scores.num_groups, "accuracy_interval": scores.group_interval()}
         numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
         if dataset.hierarchy and isinstance(scores, MulticlassScores):
@@ -182,6 +192,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
             f"{_selective_predictions(scores)}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
+    interval = "" if scores.num_groups is None else f" ({describe_interval(scores)})"
     loss, uncalibrated = f"loss {scores.loss:.4f}", ""
     if temperature != 1:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
@@ -206,7 +217,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         findings.never_predicted(record, scores, classes) if record else never_predicted_warning(scores, classes, train)
     )
     return (
-        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   {loss}   "
+        f"accuracy {percent(scores.accuracy)}{interval}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
         f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes, highest_level)}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")

@@ -19,6 +19,7 @@ from crepe_dist.reports.score_page import (
     LARGE_CALIBRATION_ERROR,
     accuracy_interval,
     describe_calibration,
+    describe_interval,
     is_overconfident,
     majority,
     never_predicted_warning,
@@ -48,11 +49,10 @@ def describe_result(record: RunRecord, classes: list[str]) -> str:
             f"The test micro F1 is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')}. The macro F1 "
             f"is {scores.macro_f1:.3f}. The mean average precision is {scores.mean_average_precision:.3f}."
         )
-    low, high = accuracy_interval(scores)
     majority_class, baseline = majority(scores, training_rows(record))
     return (
-        f"The test accuracy is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')} (95 % interval: "
-        f"{percent(low)} to {percent(high)}). The majority-class baseline (always "
+        f"The test accuracy is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')} "
+        f"({describe_interval(scores)}). The majority-class baseline (always "
         f"“{truncate_to_width(classes[majority_class], LABEL_CELLS)}”) has an accuracy of {percent(baseline)}."
     )
 
@@ -192,8 +192,9 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
         if high - low > WIDE_INTERVAL:
             warn(
                 f"the test split is small ({pluralize(scores.documents, 'document')})",
-                f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
-                "use more documents for the test split (prepare --test), or collect more documents",
+                f"the {describe_interval(scores).replace(':', ' of the accuracy is wide:')}",
+                f"use more documents for the test split (prepare --test), or collect more documents"
+                f"{'' if scores.num_groups is None else ' of other groups'}",
             )
         if missed := never_predicted(record, scores, classes):
             warnings.append(missed)

@@ -79,9 +79,18 @@ def interval(right: Any, documents: Any) -> tuple[Any, Any]:
 
 
 def accuracy_interval(scores: MulticlassScores) -> tuple[float, float]:
-    """Compute the 95 % interval of the accuracy."""
+    """Compute the 95 % interval of the accuracy. If the documents have groups, bootstrap over the groups."""
+    if (bounds := scores.group_interval()) is not None:
+        return bounds
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     return float(low), float(high)
+
+
+def describe_interval(scores: MulticlassScores) -> str:
+    """Describe the 95 % interval of the accuracy, and the number of groups if the documents have groups."""
+    low, high = accuracy_interval(scores)
+    over = "" if scores.num_groups is None else f" over {pluralize(scores.num_groups, 'group')}"
+    return f"95 % interval{over}: {percent(low)} to {percent(high)}"
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
@@ -161,7 +170,6 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
                 ["mean difference between probability and label frequency"],
             ),
         ]
-    low, high = accuracy_interval(scores)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
     weakest = int(np.where(scores.has_support, scores.f1, np.inf).argmin())
     lowest = f"lowest: {scores.f1[weakest]:.3f}, {truncate_to_width(classes[weakest], TILE_CELLS)}"
@@ -173,7 +181,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
         (
             f"{split} accuracy",
             percent(scores.accuracy),
-            [f"95 % interval: {percent(low)} to {percent(high)}", baseline],
+            [describe_interval(scores), baseline],
         ),
         ("macro F1", f"{scores.macro_f1:.3f}", [pluralize(len(classes), "class", "classes"), lowest]),
         ("calibration error", percent(error), [*notes, "mean difference between probability and accuracy"]),
@@ -271,7 +279,8 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     rows = []
     for index, name in enumerate(classes):
         count, is_tested = int(documents[index]), bool(tested[index])
-        low, high = interval(round(float(recall[index]) * count), count)
+        bounds = scores.group_interval(index) if isinstance(scores, MulticlassScores) and is_tested else None
+        low, high = bounds or interval(round(float(recall[index]) * count), count)
         row = {
             "name": truncate_to_width(name, LABEL_CELLS),
             "documents": count,

@@ -26,6 +26,7 @@ from crepe_dist.model.calibration import (
     reverse_cumsum,
     to_intervals,
 )
+from crepe_dist.runs.group_bootstrap import ALL_CLASSES, bootstrap_interval
 from crepe_dist.sealed_json import rename_keys
 
 BINS = 15  # Number of intervals of the predicted probability, as in Guo et al. 2017.
@@ -195,7 +196,8 @@ class ClassificationScores:
 
     def to_dict(self, *omitted: str) -> dict[str, Any]:
         """Convert to JSON values, without the attributes named in ``omitted``."""
-        excluded = (*NOT_STORED, *omitted)
+        # Files of data without groups stay as they were before groups were counted.
+        excluded = (*NOT_STORED, *omitted, *["group_counts"] * (getattr(self, "group_counts", None) is None))
         names = [item.name for item in fields(self) if item.name not in excluded]  # type: ignore[arg-type]
         return {name: _to_json(getattr(self, name)) for name in names}
 
@@ -248,6 +250,22 @@ class MulticlassScores(ClassificationScores):
     loss_error: float | None = None
     confidence_histogram: Counts = field(default_factory=lambda: EMPTY_CONFIDENCE_HISTOGRAM)
     selective_counts: Counts = field(default_factory=lambda: EMPTY_SELECTIVE_COUNTS)
+    group_counts: Counts | None = None
+
+    @property
+    def num_groups(self) -> int | None:
+        """Number of groups of documents; ``None`` if the documents have no groups."""
+        counts = self.group_counts
+        return None if counts is None else int(counts[counts[:, 0] == ALL_CLASSES, 3].sum())
+
+    def group_interval(self, class_index: int = ALL_CLASSES) -> tuple[float, float] | None:
+        """Compute the 95 % interval of the accuracy, or of the recall of a class, over the groups of documents.
+
+        Returns:
+            The interval; ``None`` if the documents have no groups.
+        """
+        counts = self.group_counts
+        return None if counts is None else bootstrap_interval(counts[counts[:, 0] == class_index, 1:])
 
     @cached_property
     def confusion_cells(self) -> tuple[Counts, Counts, Counts]:

@@ -92,4 +92,4 @@ def score_accumulator(
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)
         return MultilabelAccumulator(len(split), targets, calibration, fits_calibration=fits_calibration)
     all_levels = levels.all_levels if levels else [HierarchyLevel([""] * classes, np.arange(classes))]
-    return MulticlassAccumulator(all_levels, len(split), calibration, fits_calibration=fits_calibration)
+    return MulticlassAccumulator(all_levels, split, calibration, fits_calibration=fits_calibration)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar, Union
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy, argmax_per_level, deepest_confident_level
 from crepe_dist.data.targets import Targets
 from crepe_dist.distributed.process_group import ProcessGroup
@@ -24,6 +25,7 @@ from crepe_dist.model.calibration import (
     to_intervals,
 )
 from crepe_dist.model.loss import quantize_losses
+from crepe_dist.runs.group_bootstrap import count_by_group
 from crepe_dist.runs.scores import (
     BINS,
     MAX_MISTAKES,
@@ -127,13 +129,15 @@ class MulticlassAccumulator(ScoreAccumulator):
 
     Args:
         levels: Levels of the label hierarchy. The last level consists of the classes.
+        split: Documents that are evaluated.
         fits_calibration: Whether to fit a calibration for the next split to this split.
     """
 
     def __init__(
-        self, levels: list[HierarchyLevel], num_documents: int, calibration: Calibration, *, fits_calibration: bool
+        self, levels: list[HierarchyLevel], split: Split, calibration: Calibration, *, fits_calibration: bool
     ) -> None:
-        super().__init__(num_documents, calibration)
+        super().__init__(len(split), calibration)
+        self._split = split
         self._used = calibration  # Calibration of this split's probabilities. Fitting does not change it.
         self._precision_thresholds = list(calibration.precision_thresholds.values())
         self._levels = levels[-len(self._precision_thresholds[0]) :] if self._precision_thresholds else []
@@ -199,18 +203,20 @@ class MulticlassAccumulator(ScoreAccumulator):
         if self._fit:
             self.calibration = self._fit.calibration()
             loss, loss_error = self._fit.loss()
+        groups, is_correct = self._split.groups, self._correct.astype(bool)
         return MulticlassScores(
             self._confusion,
             loss,
             self._reliability,
             self._mistakes,
-            self._correct.astype(bool),
+            is_correct,
             self._used,
             self._uncalibrated if self._used.temperature != 1 else None,
             uncalibrated_loss,
             loss_error,
             self._confidence_histogram,
             self._selective_counts,
+            None if groups is None else count_by_group(groups, self._split.labels, is_correct),
         )
 
 
