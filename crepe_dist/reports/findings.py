@@ -23,6 +23,7 @@ from crepe_dist.reports.score_page import (
     is_overconfident,
     majority,
     never_predicted_warning,
+    over_groups,
 )
 from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.scores import MultilabelScores
@@ -192,9 +193,9 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
         if high - low > WIDE_INTERVAL:
             warn(
                 f"the test split is small ({pluralize(scores.documents, 'document')})",
-                f"the {describe_interval(scores).replace(':', ' of the accuracy is wide:')}",
-                f"use more documents for the test split (prepare --test), or collect more documents"
-                f"{'' if scores.num_groups is None else ' of other groups'}",
+                f"the 95 % interval of the accuracy{over_groups(scores)} is wide: {percent(low)} to {percent(high)}",
+                "use more documents for the test split (prepare --test), or collect more documents"
+                + ("" if scores.num_groups is None else " of other groups"),
             )
         if missed := never_predicted(record, scores, classes):
             warnings.append(missed)

@@ -89,8 +89,12 @@ def accuracy_interval(scores: MulticlassScores) -> tuple[float, float]:
 def describe_interval(scores: MulticlassScores) -> str:
     """Describe the 95 % interval of the accuracy, and the number of groups if the documents have groups."""
     low, high = accuracy_interval(scores)
-    over = "" if scores.num_groups is None else f" over {pluralize(scores.num_groups, 'group')}"
-    return f"95 % interval{over}: {percent(low)} to {percent(high)}"
+    return f"95 % interval{over_groups(scores)}: {percent(low)} to {percent(high)}"
+
+
+def over_groups(scores: MulticlassScores) -> str:
+    """Return the end of a phrase that says that an interval is over groups; empty if the documents have no groups."""
+    return "" if scores.num_groups is None else f" over {pluralize(scores.num_groups, 'group')}"
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
@@ -121,6 +125,7 @@ def template_values(
     return {
         **common,
         "is_multilabel": False,
+        "has_groups": scores.num_groups is not None,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
         "macro_f1": scores.macro_f1,
         "pairs": [
