@@ -125,7 +125,8 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             "a network learns little from so few rows: "
             + ", ".join(small[:MAX_SHOWN])
             + " …" * (len(small) > MAX_SHOWN),
-            "collect more rows, or merge these classes with others",
+            "collect more rows, or merge these classes with others"
+            + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
         )
     totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
     if alike := find_similar_names(dict(zip(classes, totals)), summary.get("levels", "")):

@@ -17,14 +17,14 @@ import numpy.typing as npt
 from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.data.dataset import ALL_SPLITS
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import percent
+from crepe_dist.formatting import percent, pluralize
 from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 
 Rows = npt.NDArray[np.int64]
 # Indices in ``dataset.ALL_SPLITS`` of the splits whose rows have groups.
 TRAIN, VALIDATION, TEST = range(3)
 # Largest hash. It stands for a missing value when the smallest hash of a group is computed.
-NO_HASH = np.iinfo(np.uint64).max
+NO_HASH = np.uint64(np.iinfo(np.uint64).max)
 # Maximum number of groups that a warning names.
 MAX_EXAMPLES = 3
 
@@ -251,10 +251,11 @@ def split_groups(
         held_out = taken[ids]
         if targets.sum() > 0 and not held_out.any():
             sizes_of_groups = np.bincount(ids)[present]
+            smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
             raise UserError(
                 f"no group is small enough for the {ALL_SPLITS[split]} split of {percent(fraction)} of the rows",
-                f"the smallest of {len(present):,} groups has {percent(sizes_of_groups.min(), len(ids))} of the rows, "
-                f"the largest {percent(sizes_of_groups.max(), len(ids))}, and the rows of a group stay together",
+                f"the smallest of {pluralize(len(present), 'group')} has {smallest} of the rows, the largest "
+                f"has {largest}, and the rows of a group stay together",
                 f"{remedy}give a larger fraction or a file with --{ALL_SPLITS[split]}",
             )
         grouping.fractions[split] = (fraction, float(held_out.mean()))

@@ -258,7 +258,7 @@ def _encode_groups(rows: Sequence[Row], columns: int) -> tuple[Rows, list[bytes]
     absent = ("",) * columns
     values = [value.strip().encode("utf-8", "surrogatepass") for row in rows for value in row.groups or absent]
     is_missing = np.array(values, object) == b""
-    records["hashes"] = np.where(is_missing, 0, hash_texts(values)).reshape(len(rows), columns)
+    records["hashes"] = np.where(is_missing, np.uint64(0), hash_texts(values)).reshape(len(rows), columns)
     values = [value[:MAX_ID] for value in values]
     if columns > 1:
         values = [
