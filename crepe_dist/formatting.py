@@ -10,7 +10,7 @@ from crepe_dist.errors import escape_to_one_line
 
 Number = Union[int, float]
 Item = TypeVar("Item")
-MAX_EXCERPT = 1000  # Largest number of characters of a text in a report.
+MAX_EXCERPT = 1000  # Maximum number of characters of a text that a report shows.
 
 
 def number(value: Number) -> str:

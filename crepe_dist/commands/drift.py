@@ -40,10 +40,12 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         float_range(0, 3),
     )
     check: bool = setting(False, "Exit with status 1 if there is drift.")
-    json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)
-    html: Optional[Path] = setting(None, "File for a page with figures. Default: not written.", PATH_ARGUMENT)
+    json: Optional[Path] = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
+    html: Optional[Path] = setting(None, "Write a page with figures to this file. Default: no file.", PATH_ARGUMENT)
     metrics: Optional[Path] = setting(
-        None, "File for the proportions as metrics for Prometheus's node_exporter. Default: not written.", PATH_ARGUMENT
+        None,
+        "Write the proportions to this file as metrics that Prometheus's node_exporter can read. Default: no file.",
+        PATH_ARGUMENT,
     )
 
     def run(self) -> None:

@@ -57,13 +57,13 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         "typos. Repeat the option for multiple probabilities. Default: no typos.",
         Repeated(float_range(0, 1)),
     )
-    json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)
+    json: Optional[Path] = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
     html: Optional[Path] = setting(
-        None, "File for a page with figures and mistakes. Default: not written.", PATH_ARGUMENT
+        None, "Write a page with figures and mistakes to this file. Default: no file.", PATH_ARGUMENT
     )
     mistakes: Optional[Path] = setting(
         None,
-        "CSV file for all mistakes, with the file, line and id of each row. Default: not written.",
+        "Write all mistakes to this CSV file, with the file, line and id of each row. Default: no file.",
         PATH_ARGUMENT,
     )
 

@@ -65,9 +65,9 @@ class Inspect(Command):
         existing = [out / name for name in (ERRORS, PAIRS, LABEL_NEXT) if (out / name).exists()]
         if existing and not self.overwrite:
             raise UserError(
-                f"{existing[0]} exists",
+                f"{existing[0]} already exists",
                 "an earlier inspection wrote this file, and a person may have entered corrections in it",
-                "name another folder with --out, or replace the file with --overwrite",
+                "choose another folder with --out, or pass --overwrite to replace the file",
             )
         corpus = Corpus(dataset)
         if corpus.groups is not None:

@@ -187,7 +187,7 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
         max_prob: Largest probability that a word is dropped. The probability for each document is drawn uniformly from
             0 to this value, so that some documents are nearly complete, like the documents at prediction.
         keys: Key of the random numbers of each document, uint64 [n].
-        finder: Finder of the words.
+        finder: ``WordHasher`` that finds the words in the documents.
     """
     is_word, starts = finder.bounds(char_ids)[:2]
     # Number of each word in its document, counted from 1. The number 0 is used to draw the document's probability.

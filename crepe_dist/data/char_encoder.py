@@ -58,9 +58,9 @@ class CharEncoder:
         ``marked``: like ``paper``, with a mark before each run of capital letters: ``characters.CAPITAL`` before a
             single letter, ``characters.CAPITALS`` before two or more letters. A word has the same ids in any case, and
             only the marks indicate its case.
-        ``notebook``: in reading order. Upper case is unknown, and so is white space other than the space. The
-            notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original text, and its
-            published parameters depend on that.
+        ``notebook``: in reading order. Upper-case letters, and white space other than the space, are treated as
+            unknown. The notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original
+            text, and its published parameters depend on that.
 
     Args:
         mode: Case, direction and standard alphabet; see above.
@@ -69,7 +69,7 @@ class CharEncoder:
             e), and to replace the letters in ``characters.LETTERS``, which have no decomposition (ß → ss). The paper
             does not replace letters. ``None`` means False in mode ``notebook`` and for a custom alphabet, otherwise
             True.
-        alphabet: Characters in the order of their ids; characters of words come first. A custom alphabet contains a
+        alphabet: Characters in the order of their ids; word characters come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
         two_id_characters: Rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.
             Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
@@ -274,7 +274,7 @@ class CharEncoder:
         return char_ids
 
     def _char_ids_of(self, text: str) -> CharIds:
-        """Encode a text that ``_expand`` returned, without padding, uint8 [n]."""
+        """Return the character ids, uint8 [n], of a text that ``_expand`` returned. No padding is added."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 

@@ -122,7 +122,7 @@ def is_in_words(character: str) -> bool:
 
 
 def sort_alphabet(alphabet: Iterable[str]) -> str:
-    """Join the characters of an alphabet: characters of words first, each group sorted by code point."""
+    """Join the characters of an alphabet: word characters first, each group sorted by code point."""
     return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 

@@ -124,7 +124,7 @@ def normalize_number(value: str) -> str:
 
 
 def parse_number(value: str) -> float | None:
-    """Parse a finite number in Python's syntax; return ``None`` if it is not one."""
+    """Parse ``value`` as a finite number in Python's syntax. Return ``None`` if it is not one."""
     try:
         number = float(value)
     except ValueError:

@@ -94,7 +94,7 @@ def concatenate(parts: list[DocumentWords]) -> DocumentWords:
 
 
 class WordHasher:
-    """Finder of the words of encoded documents."""
+    """Finds the words in encoded documents."""
 
     def __init__(self, encoder: CharEncoder) -> None:
         characters = encoder.alphabet

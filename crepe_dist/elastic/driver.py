@@ -413,7 +413,7 @@ class ElasticDriver:
             self._log(group.describe_end(rank))
 
     def _is_done(self, group: _WorkerGroup) -> bool:
-        """Return True if training is done. Return False, after a delay if necessary, if all ranks must restart.
+        """Return True if training is done. Return False if all ranks must restart, after a delay where necessary.
 
         Raises:
             UserError: Training has failed, and a restart cannot help, or no restart is left.

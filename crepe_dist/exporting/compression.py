@@ -30,7 +30,7 @@ from crepe_dist.training.evaluation import evaluate
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
 KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions of the importance of the tables.
 MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is quantized.
-HEADER_BYTES = 120  # Upper bound of the size, in bytes, of the header entry for one array in a safetensors file.
+HEADER_BYTES = 120  # Upper bound on the size, in bytes, of the header entry for one array in a safetensors file.
 MAX_CHARACTERS = 1 << 25  # Maximum number of characters per split that are read to compute the importance of rows.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.
 MAX_SCORED = 5000  # Maximum number of test texts on which the compressed and the original network are compared.
@@ -210,7 +210,7 @@ def _max_fraction(tables: dict[str, _PrunableEmbedding], numbers: int, limit: in
 
 
 def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: NetworkConfig) -> int:
-    """Return an upper bound of the size in bytes of an array that is not an embedding table."""
+    """Return an upper bound on the size in bytes of an array that is not an embedding table."""
     if name in shape.buffers:
         return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER_BYTES
     if array.size < MIN_QUANTIZED_SIZE:

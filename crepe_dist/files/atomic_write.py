@@ -3,7 +3,7 @@
 The writers treat two kinds of paths differently. A path that the user specifies, such as the value of ``--json``, is
 written with ``follow``: the target of a link is replaced, and a pipe or a device is written to. A path that this
 package chooses inside a folder is written without ``follow``: the link itself is replaced, because an untrusted folder
-could contain a link to any file of the user.
+could contain a link to any of the user's files.
 """
 
 from __future__ import annotations

@@ -208,9 +208,9 @@ class NetworkConfig(ABC):
         return arrays
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
-        """Return the maximum number of rows of each sparse parameter that a batch of ``documents`` documents uses.
+        """For each sparse parameter, return the maximum number of rows that a batch of ``documents`` documents can use.
 
-        The parameters have the order that the kernels expect.
+        The parameters are in the order that the kernels expect.
         """
         return {}
 

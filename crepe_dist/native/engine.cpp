@@ -15,7 +15,7 @@
 
 namespace {
 
-// Returns the sizes of an n-gram branch. shape: the members of NGramConfig, in their order.
+// Returns the sizes of an n-gram branch. shape: the members of NGramConfig, in declaration order.
 NGramConfig ngram_config(const int64_t* shape) {
     return {shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6]};
 }
@@ -75,7 +75,8 @@ int crepe_has_bfloat16() {
 #endif
 }
 
-// Creates the paper's network. shape: the members of PaperConfig, in their order. bfloat: 1 to compute in bfloat16.
+// Creates the paper's network. shape: the members of PaperConfig, in declaration order. bfloat: 1 to compute in
+// bfloat16.
 void* crepe_open_paper(int bfloat, const int64_t* shape, int threads) {
     const PaperConfig config{shape[0], shape[1], shape[2], shape[3], shape[4]};
     Engine* engine = nullptr;

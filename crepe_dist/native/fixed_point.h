@@ -4,8 +4,8 @@
 // (optim/fixed_point.py). Integer addition is associative, so the sum of a gradient is bit-identical for every division
 // of its terms among threads and processes.
 //
-// A sum must fit in int32. Each term therefore also contributes to a bound of the sum. If the bound of a parameter is
-// too large, Python repeats the step with a larger scale.
+// A sum must fit in int32. Each term therefore also contributes to an upper bound on the absolute value of the sum. If
+// the bound for a parameter is too large, Python repeats the step with a larger scale.
 #pragma once
 
 #include <algorithm>
@@ -113,8 +113,9 @@ class FixedPointScale {
     // Adds the terms of another thread.
     void merge(const FixedPointScale& other) { sum_bound_ += other.sum_bound_; }
 
-    // Returns a bound of the sum of all terms, in bound units. The bound is an integer, so its float32 sum over threads
-    // and processes is exact up to 2^24.
+    // Returns an upper bound on the absolute value of the sum of all terms, as a whole number of bound units, or NaN if
+    // a term is not finite. Because the bounds are integers, float32 represents them and their sums over threads and
+    // processes exactly up to 2^24.
     float sum_bound() const { return float(sum_bound_); }
 
   private:

@@ -9,7 +9,7 @@
 #include "constants.hpp"
 
 // Copies the character ids of a text to `out`, up to the last known character. The copy begins and ends with a boundary
-// symbol, whose id is alphabet_size. Unknown characters become BLANK. The copy of a text without a known character is
+// symbol, whose id is alphabet_size. Unknown characters become BLANK. If the text has no known characters, the copy is
 // empty.
 inline void add_boundary_symbols(const uint8_t* codes, long length, long alphabet_size, std::vector<uint8_t>& out) {
     out.clear();
@@ -37,7 +37,7 @@ inline uint32_t hash_to_row(uint64_t key, long rows) {
 }
 
 // Calls visit(key) for each word of a text, and for each pair of neighbouring words. The ids below num_word_char_ids
-// are the characters of words.
+// are the word characters.
 template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long num_word_char_ids, Visit visit) {
     uint64_t key = 0, before = 0;
     for (const uint8_t code : text) {  // The final boundary symbol is not a word character, so it ends the last word.

@@ -6,9 +6,9 @@ multiples of a power of two, which is the scale of the parameter (``native/fixed
 contribution of a small, fixed group of documents in floating point, and rounds it to an integer. The sum of these
 integers does not depend on the order of the additions.
 
-The kernels also compute an upper bound of each sum. The bound determines the scale for the next step, so that the next
-sum can be eight times as large without overflow. If a sum may have overflowed int32, the step is recomputed with a
-larger scale. The first step is also recomputed if a scale is much too large.
+The kernels also compute an upper bound on the absolute value of each sum. The bound determines the scale for the next
+step, so that the next sum can be eight times as large without overflow. If a sum may have overflowed int32, the step is
+recomputed with a larger scale. The first step is also recomputed if a scale is much too large.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FixedPointScales:
         parameters: Trained parameters by name.
         exponents: Exponents of the current scales, C array of int32 [parameters]. A scale is 2**exponent.
         bound_unit: Unit of ``sum_bounds``, in fixed-point units.
-        sum_bounds: Upper bounds of the absolute gradient sums of this process, C array of float32 [parameters]. The
+        sum_bounds: Upper bounds on the absolute gradient sums of this process, C array of float32 [parameters]. The
             kernels write this array. A bound is NaN if a gradient is not finite.
     """
 
@@ -118,7 +118,7 @@ class FixedPointScales:
 
 
 def _next_exponent(exponent: int, total: float) -> int:
-    """Return the exponent for the next step, given the exponent and the bound of the sum in this step."""
+    """Return the exponent for the next step, given the exponent and the bound on the sum in this step."""
     if total >= OVERFLOW_BOUND:
         fitted = exponent + OVERFLOW_STEP_BITS
     else:

@@ -123,7 +123,7 @@ class PreparationFlags(ColumnFlags, Command):
     )
     number: tuple[str, ...] = setting(
         (),
-        "Numeric feature column, such as a turnover. The network reads the quantile bins of the values in "
+        "Numeric feature column, such as revenue. The network reads the quantile bins of the values in "
         "addition to the text. Repeat the flag for more columns.",
         Repeated(COLUMN),
     )

@@ -179,7 +179,7 @@ def choose_groups(
     """Choose the groups of a split.
 
     First, groups are chosen in random order if they fit: the split must not get more rows of a class than its target.
-    Then the other groups are considered, the smallest first. A group is chosen if it brings the split closer to its
+    Then the remaining groups are considered, smallest first. Each one is chosen if it brings the split closer to its
     targets: the sum over the classes of the squared deviation, divided by the size of the class, must not increase.
 
     Args:

@@ -55,7 +55,10 @@ EFFECTIVE_OPTIONS = {
 
 
 def effective_options(source: Source, opened: OpenFile) -> set[str]:
-    """Return the read options that affect a source, and the name of its format. Return an empty set for the sample."""
+    """Return a set with the name of the source's format and the read options that affect the source.
+
+    The set is empty for the sample.
+    """
     if source.format == SAMPLE:
         return set()
     return EFFECTIVE_OPTIONS[opened.format] - ({"label"} if source.label else set()) | {opened.format}

@@ -190,7 +190,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
+        raise UserError(f"{out} already exists", remedy="choose another --out, or pass --overwrite to replace it")
     if not (out / dataset.MANIFEST).is_file() or not all(DATASET_FILES.fullmatch(path.name) for path in out.iterdir()):
         why = "it is no prepared data set, or it contains other files"
         raise UserError(f"{out} is not replaced", why, "choose another --out")

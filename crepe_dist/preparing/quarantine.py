@@ -55,9 +55,10 @@ class Quarantine(NamedTuple):
     """Summary of the invalid rows.
 
     Attributes:
-        reasons: Number of invalid lines for each reason. The key is the start of the reason, without details.
-        unlabelled: Number of invalid lines in the sources of unlabelled texts.
-        examples: First invalid rows. Rows without a label are listed last.
+        reasons: Number of lines in invalid rows for each reason. The key is the start of the reason, without details.
+            A row may have several lines; each of them counts as a row.
+        unlabelled: Number of lines in invalid rows in the sources of unlabelled texts.
+        examples: The first few invalid rows. Rows without a label are listed last.
         damaged: Reasons why sources end early, keyed by the index of the source.
     """
 
@@ -68,7 +69,7 @@ class Quarantine(NamedTuple):
 
     @property
     def lines(self) -> int:
-        """Number of invalid lines."""
+        """Number of lines in invalid rows."""
         return sum(self.reasons.values())
 
 

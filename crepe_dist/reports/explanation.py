@@ -111,7 +111,7 @@ def _listed(words: list[Word]) -> str:
 
 
 def _level(fraction: float) -> int:
-    """Map a score to a level. ``fraction`` is the ratio of the score to the largest absolute score, -1 to 1."""
+    """Map a score to a level. ``fraction`` is the ratio of the score to the largest absolute score, from -1 to 1."""
     size = max(0.0, abs(fraction) - COLOUR_THRESHOLD) / (1 - COLOUR_THRESHOLD)
     return math.ceil(size * LEVELS) * (1 if fraction > 0 else -1)
 

@@ -27,7 +27,7 @@ LEARNED_SPLITS = ("train", "validation")  # Splits that affect the trained model
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run with at least one scored epoch.
+    """A run with at least one evaluated epoch.
 
     Attributes:
         path: Directory of the run.
@@ -147,13 +147,16 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         path: Checkpoint of the run. ``None`` selects the reported checkpoint.
 
     Raises:
-        UserError: The directory does not exist or does not contain a run with a scored epoch, or a file is damaged.
+        UserError: The directory does not exist or does not contain a run with an evaluated epoch, or a file is damaged.
     """
     run_dir = checkpoint.resolve_run_name(str(run_dir))
     if not run_dir.exists():
         raise checkpoint.not_found_error(run_dir)
     if not (run_dir / checkpoint.FOLDER).is_dir():
-        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
+        raise UserError(
+            f"{run_dir} is not the folder of a run, or the run has no evaluated epoch yet",
+            remedy="name a folder in runs/",
+        )
     path = path or checkpoint.resolve_model(str(run_dir))
     metadata = checkpoint.read_metadata(path)
     if metadata is None:

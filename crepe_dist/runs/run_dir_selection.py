@@ -134,7 +134,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
     """
     if not (path / RUN_KEY_FILE).is_file():
         if not _is_uninitialized(path):
-            raise UserError(f"{path} is not empty, and is not a run's folder", remedy="choose another --run-dir")
+            raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _initialize(path, identity, supervision)
         return
     former, requested = (flatten(current_settings(values)) for values in (RunDir(path).read_run_key(), identity))

@@ -48,7 +48,7 @@ class DataOptions(Settings, group="data"):
 
     source: str = setting(
         "sample",
-        "Folder written by `prepare`. sample: the bundled sample, which is prepared at its first use.",
+        "Folder written by `prepare`. sample: the bundled sample, which is prepared on first use.",
         PATH,
     )
     batch_size: int = setting(
@@ -135,11 +135,11 @@ class ModelOptions(Settings, group="model"):
     )
     kernels: Kernels = setting(
         "auto",
-        "Kernels that compute the network. native: the kernels of this package. On CPUs, this is the fastest build "
-        "that all processes support. On GPUs (crepe and ngrams only), these are CUDA kernels that are compiled at "
-        "their first use. generic, avx2, avx512, avx512_bf16, amx: exactly this CPU build, to reproduce a run on "
-        "another processor. mxnet: MXNet's operators (paper only). auto: native if the native kernels support the "
-        "network and the device, otherwise mxnet.",
+        "Kernels that compute the network. native: the kernels of this package. On CPUs, the fastest build that all "
+        "processes support; on GPUs (crepe and ngrams only), CUDA kernels compiled on first use. generic, avx2, "
+        "avx512, avx512_bf16, amx: exactly the named CPU build, to reproduce a run on another processor. mxnet: "
+        "MXNet's operators (paper only). auto: native if the native kernels support the network and the device, "
+        "otherwise mxnet.",
     )
 
 
@@ -385,7 +385,7 @@ class ServiceOptions(Settings):
 
     model_name: str = setting("crepe", "Name of the model in /v2/models/NAME (Open Inference Protocol).", MODEL_NAME)
     max_chars: int = setting(
-        100_000, "Maximum number of characters of a text, including its title.", int_range(1, MAX_DOCUMENT_LENGTH)
+        100_000, "Maximum number of characters in a text, including its title.", int_range(1, MAX_DOCUMENT_LENGTH)
     )
     max_batch: int = setting(256, "Maximum number of texts in a request.", int_range(1, 1 << 20))
     max_body: int = setting(1 << 20, "Maximum size of a request in bytes.", int_range(1, 1 << 30))

@@ -142,7 +142,7 @@ def _load_onnx(path: Path) -> Callable[[str], Any]:
         tokens = tokenizer.encode(text)
         inputs = {"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}
         output = session.run(None, {node.name: np.array([inputs[node.name]]) for node in session.get_inputs()})[0][0]
-        # Some models return one vector per token, others return one vector for the text.
+        # Some models return one vector per token; others return one for the whole text.
         return output.mean(axis=0) if output.ndim == 2 else output
 
     return encode

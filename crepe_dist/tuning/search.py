@@ -110,7 +110,7 @@ class Search:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # The path is absolute, because the processes of the trials have other working folders.
+        # The path is absolute, because the trial processes run in different working directories.
         self._data, self._folder = data, folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():

@@ -88,7 +88,7 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     chosen_texts_are_prepared_beside_the_others(place, following)
     corrections_change_labels_as_listed(place, errors)
     edited = (place / "out" / "label_errors.csv").read_bytes()
-    with pytest.raises(UserError, match=r"out/label_errors\.csv exists") as caught:
+    with pytest.raises(UserError, match=r"out/label_errors\.csv already exists") as caught:
         printed_by(*given)
     assert "--overwrite" in caught.value.remedy
     assert (place / "out" / "label_errors.csv").read_bytes() == edited

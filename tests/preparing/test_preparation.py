@@ -234,7 +234,7 @@ class TestReplacing:
         (tmp_path / "out").rename(tmp_path / ".out.old-999999999")
         alive = tmp_path / f".out.partial-{os.getppid()}"
         alive.mkdir()
-        with pytest.raises(UserError, match="out exists"):
+        with pytest.raises(UserError, match="out already exists"):
             prepared(tmp_path, lines)
         open_dataset(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "out", "rows.csv"]

@@ -109,7 +109,7 @@ def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
         place = tmp_path / name
         place.mkdir()
         (place / name).touch()
-        with pytest.raises(UserError, match="is not empty, and is not a run's folder"):
+        with pytest.raises(UserError, match="is neither empty nor a run's folder"):
             select_run_dir_on_rank0(Config(run_dir=str(place)), "data", "fingerprint")
         assert (place / name).exists()
 

@@ -230,7 +230,11 @@ def hash_positions(char_ids: CharIds, alphabet_size: int, maxn: int, rows: int, 
 
 
 def characters(char_ids: CharIds, alphabet_size: int, stride: int) -> CharIds:
-    """Return the character ids at each position, including the two boundary symbols, uint8 [B, T, stride]."""
+    """Return, for each position, its ``stride`` character ids, uint8 [B, T, stride].
+
+    A boundary symbol with the id ``alphabet_size`` is added before the first character of each document, and another
+    one after its last known character. Documents without known characters have no boundary symbols.
+    """
     text = add_boundary_symbols(char_ids, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=PAD_UNK_ID)
     return text.reshape(len(text), -1, stride)

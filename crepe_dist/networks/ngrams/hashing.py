@@ -10,8 +10,8 @@ The section "The hash of n-grams" of ``docs/how-to/network.md`` specifies the ha
 
 ``tests/networks/ngram_hash.json`` contains the test cases for all of them. In short:
 
-1. A symbol with the id ``alphabet_size`` is put before the first and after the last known character. Unknown characters
-   are blank.
+1. A symbol with the id ``alphabet_size`` is put before the first character and after the last known character. Unknown
+   characters are blank.
 2. The key of an n-gram is a number in base ``RADIX``, modulo 2^64. Each symbol is one digit, id + 1. The first symbol
    is the most significant digit. An n-gram contains no blank.
 3. The finaliser of SplitMix64 (Steele, Lea & Flood 2014) mixes the key. The upper 32 bits h give the row:
