@@ -107,14 +107,18 @@ def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "precision", "most"), [("crepe", "float32", 1e-3), ("crepe", "auto", 0.1), ("ngrams", "auto", 1e-3)]
+    ("network", "precision", "most"), [("crepe", "float32", 1e-3), ("crepe", "auto", 0.1), ("ngrams", None, 1e-3)]
 )
 def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
-    """``most`` limits the difference of a parameter relative to the distance that training moved it."""
+    """``most`` limits the difference of a parameter relative to the distance that training moved it.
+
+    The network ``ngrams`` has no precision.
+    """
     # With steps this small, rounding errors do not grow.
     flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"
-    train(tmp_path / "gpu", data, 1, *flags, f"--precision={precision}")
-    train(tmp_path / "cpu", data, 1, *flags, "--precision=float32", "--device=cpu")
+    on_gpu, on_cpu = ((f"--precision={precision}",), ("--precision=float32",)) if precision else ((), ())
+    train(tmp_path / "gpu", data, 1, *flags, *on_gpu)
+    train(tmp_path / "cpu", data, 1, *flags, *on_cpu, "--device=cpu")
     start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.config).values
     got, expected = harness.result(tmp_path / "gpu"), harness.result(tmp_path / "cpu")
     for name, array in expected.items():
