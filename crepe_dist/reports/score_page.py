@@ -115,11 +115,12 @@ def template_values(
     """Compute the values for the template ``scores.html``."""
     rows = table(scores, classes)
     weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))
-    common = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
+    common: dict[str, Any] = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
     if isinstance(scores, MultilabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         calibration = percent(scores.calibration_error)
-        return {**common, "is_multilabel": True, "calibration": calibration, "selective": selective_table(scores)}
+        common |= {"is_multilabel": True, "has_groups": False}  # Multilabel intervals are computed from rows.
+        return {**common, "calibration": calibration, "selective": selective_table(scores)}
     totals = scores.support
     quotes = quotes or [None] * len(scores.mistakes)
     return {

@@ -46,7 +46,7 @@ def test_prepare(tmp_path, complaint, printed_by):
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
         ([], "there is nothing to prepare"),
-        (["mine.csv", "--out", "out"], "out exists"),
+        (["mine.csv", "--out", "out"], "out already exists"),
         (["out", "--out", "new"], "out is a prepared data set"),
         ([".", "--out", "new", "--test", "0.5"], "--test 0.5 cannot be used"),
         (["mine.csv", "--out", "n" * 300], "File name too long"),

@@ -78,7 +78,12 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
         ({"text": TEXTS, "label": LABELS[1:]}, {}, "the columns of table differ in length", "give a label for every"),
         ({"text": TEXTS, "label": LABELS}, {"text": "txt"}, "table has no column 'txt'", "did you mean 'text'"),
         ({"a": TEXTS, "b": LABELS, "c": LABELS}, {}, "which column is the label?", "label="),
-        ({"text": TEXTS, "label": LABELS}, {"weight": 7}, "table has no column '7'", "from 1 to 2 with weight="),
+        (
+            {"text": TEXTS, "label": LABELS},
+            {"weight": 7},
+            "table has no column '7'",
+            "set weight= to a column name or a number from 1 to 2",
+        ),
         ({"text": LABELS, "label": "yes"}, {}, "column 'label' of table is 'yes'", "give lists"),
         ({"text": list(range(40)), "label": LABELS}, {}, "column 'text' is not text", "with text="),
         ({"text": [], "label": []}, {}, "table has no rows", "give texts"),
