@@ -43,9 +43,8 @@ def add_typos(
     Returns:
         A copy of ``char_ids`` with typos.
     """
-    known = char_ids != PAD_UNK_ID
     documents, length = char_ids.shape
-    ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
+    ends = _document_ends(char_ids)
     positions = np.arange(length)
     drawn = splitmix64(keys[:, None] + positions.astype(np.uint64))
     is_hit = bernoulli(typo_prob, drawn) & (positions < ends[:, None])
@@ -63,6 +62,12 @@ def add_typos(
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
     return _pack_documents(flat, length, gained, ends + gained, head_tail)
+
+
+def _document_ends(char_ids: CharIds) -> Places:
+    """Return the number of ids of each document without its padding, int64 [n]."""
+    known = char_ids != PAD_UNK_ID
+    return np.where(known.any(axis=1), char_ids.shape[1] - known[:, ::-1].argmax(axis=1), 0)
 
 
 def _pack_documents(flat: CharIds, length: int, gained: Places, ends: Places, head_tail: tuple[int, int]) -> CharIds:
@@ -145,9 +150,7 @@ def change_case(char_ids: CharIds, upper: Any, encoder: CharEncoder) -> CharIds:
     marks = np.array(encoder.mark_ids, np.uint8)[is_letter[:, :-2][ends_run].astype(np.intp)]
     flat = np.insert(char_ids.ravel(), document * length + place + 1, marks)
     gained = np.bincount(document, minlength=len(char_ids))
-    known = char_ids != PAD_UNK_ID
-    ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
-    return _pack_documents(flat, length, gained, ends + gained, encoder.head_tail_lengths[::-1])
+    return _pack_documents(flat, length, gained, _document_ends(char_ids) + gained, encoder.head_tail_lengths[::-1])
 
 
 def with_case_noise(split: Split, prob: float, seed: int, epoch: int, encoder: CharEncoder) -> Split:

@@ -185,8 +185,10 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text in which each character has one id. The text gets longer if characters have more than one id,
-        and in the mode ``marked``."""
+        """Return a text in which each character has one id.
+
+        Marks of capital letters are inserted, and a character that has two ids becomes two characters.
+        """
         return self._spell(*self._mark_capitals([text]))
 
     def _mark_capitals(self, texts: Sequence[str]) -> Sequence[str]:
@@ -211,7 +213,7 @@ class CharEncoder:
         Returns:
             The position of the first letter of each run, and the code point of its mark.
         """
-        is_capital = self.is_capital[points] != 0
+        is_capital = self.is_capital[points]
         continues = is_capital[1:] & is_capital[:-1]
         continues[ends[(ends > 0) & (ends < len(points))] - 1] = False  # A run ends at the end of its text.
         places = np.flatnonzero(is_capital & ~np.append(False, continues))
@@ -238,7 +240,7 @@ class CharEncoder:
         return self._truncate_expanded(self._spell(text))
 
     def _truncate_expanded(self, text: str) -> str:
-        """Truncate a text that ``_expand`` returned to ``feature_len`` characters."""
+        """Return at most ``feature_len`` characters of a text that ``_spell`` returned. A longer text is truncated."""
         length = self.feature_len
         if len(text) <= length:
             return text
@@ -374,8 +376,8 @@ class CharEncoder:
         return np.asarray((char_ids < self.num_ids - self.pair_base) & ~np.isin(char_ids, self.mark_ids))
 
     @property
-    def is_capital(self) -> npt.NDArray[np.uint8]:
-        """Mask of the code points that are capital letters with an id in the mode ``marked``, uint8 [0x110000]."""
+    def is_capital(self) -> npt.NDArray[np.bool_]:
+        """Mask of the code points that are capital letters with an id in the mode ``marked``, bool [0x110000]."""
         return characters.capital_letters(
             bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
         )

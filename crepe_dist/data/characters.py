@@ -204,11 +204,11 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> 
 
 
 @cache
-def capital_letters(fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
-    """Return a mask of the capital letters that the encoder reads in the mode ``marked``, uint8 [0x110000]."""
+def capital_letters(fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.bool_]:
+    """Return a mask of the capital letters that the encoder reads in the mode ``marked``, bool [0x110000]."""
     table = id_table("marked", fold_accents, alphabet, rare, is_custom)
     known = {*np.flatnonzero(table[:FOLDING_END] != BLANK).tolist()}
     known |= spelling_table("marked", fold_accents, alphabet, rare).keys()
-    is_capital = np.zeros(CODE_POINTS, dtype=np.uint8)
-    is_capital[[point for point in known if chr(point).isupper()]] = 1
+    is_capital = np.zeros(CODE_POINTS, dtype=np.bool_)
+    is_capital[[point for point in known if chr(point).isupper()]] = True
     return is_capital

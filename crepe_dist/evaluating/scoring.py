@@ -49,7 +49,8 @@ MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the 
 MAX_COLUMNS = 100  # Maximum number of columns of the confusion matrix on the terminal.
 MAX_CHARACTERS = 70  # Maximum length of a text on the terminal.
 CASE_DESCRIPTIONS = {"lower": "in lower case", "upper": "in capitals"}
-MAX_LOSS = 0.03  # Loss of accuracy, in lower case or in capitals, from which `evaluate` warns.
+# If the accuracy in lower case or in capitals is lower by more than this, `evaluate` prints a warning.
+MAX_LOSS = 0.03
 CHUNK_ROWS = 1024  # Number of documents that are classified together.
 
 

@@ -164,7 +164,7 @@ def _marks(graph: GraphBuilder, encoding: CharEncoder, row: str, num_rows: int) 
         The name of the id of the mark before each character, or ``NO_ID``, uint8 [batch, characters, 1].
     """
     node, (capital, capitals) = graph.node, encoding.mark_ids
-    table = np.append(encoding.is_capital[: num_rows - 2] != 0, [False, False])
+    table = np.append(encoding.is_capital[: num_rows - 2], [False, False])
     is_capital = node("Gather", graph.value(table), row)
     number = node("Cast", is_capital, to=TensorProto.INT32)
     width = node("Gather", node("Shape", number), graph.sizes(1))

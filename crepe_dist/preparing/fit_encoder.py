@@ -78,7 +78,7 @@ def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], prep
     encoder, labels = CharEncoder("marked"), labels[::step]
     ends = np.cumsum([0, *map(len, texts)])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    is_capital = encoder.is_capital[points] != 0
+    is_capital = encoder.is_capital[points]
     is_letter = is_capital | encoder.has_capital[encoder.encode_points(points)]
     sums = (np.append(0, np.cumsum(mask, dtype=np.int32)) for mask in (is_capital, is_letter))
     capitals, letters = (np.diff(total[ends]) for total in sums)

@@ -12,6 +12,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.model.calibration import wilson_lower_bound
+
 Counts = npt.NDArray[np.int64]
 
 NUM_REPLICATES = 2000  # Number of bootstrap replicates.
@@ -58,10 +60,9 @@ def bootstrap_interval(counts: Counts) -> tuple[float, float]:
     draws = np.random.default_rng(0).multinomial(num_groups, groups / num_groups, NUM_REPLICATES)
     proportions = (draws @ correct) / (draws @ documents)
     if np.ptp(proportions) == 0:
-        mean, square = float(proportions[0]), Z**2 / num_groups
-        spread = float(np.sqrt(square * (mean * (1 - mean) + square / 4)))
-        low, high = ((mean + square / 2 + sign * spread) / (1 + square) for sign in (-1, 1))
-        return max(low, 0.0), min(high, 1.0)
+        right = proportions[0] * num_groups
+        low, wrong = (wilson_lower_bound(num_groups, part, Z) for part in (right, num_groups - right))
+        return max(float(low), 0.0), min(1 - float(wrong), 1.0)
     tail = NormalDist().cdf(-np.sqrt(num_groups / (num_groups - 1)) * _student_quantile(num_groups - 1))
     low, high = np.quantile(proportions, [tail, 1 - tail]).tolist()
     return low, high
