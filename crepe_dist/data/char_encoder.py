@@ -163,21 +163,20 @@ class CharEncoder:
 
     def encode(self, texts: Sequence[str]) -> CharIds:
         """Return the character ids of texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
+        length = self.feature_len
+        if max(map(len, texts), default=0) > 2 * length:
+            # Each character has at least one id, so no other characters can be read. These characters also include the
+            # neighbours of each capital letter that is read.
+            texts = [text if len(text) <= 2 * length else text[:length] + text[-length:] for text in texts]
         texts = self._mark_capitals(texts)
-        if (
-            self.two_id_characters
-            or not all(map(str.isascii, texts))
-            or max(map(len, texts), default=0) > self.feature_len
-        ):
-            texts = list(map(self._truncate, texts))
+        if self.two_id_characters or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > length:
+            texts = [self._truncate(self._spell(text)) for text in texts]
         return self._encode_truncated(texts)
 
     def encode_and_measure(self, texts: Sequence[str]) -> tuple[CharIds, npt.NDArray[np.int64]]:
         """Return the results of ``encode`` and ``lengths`` in one pass over the texts."""
         spelt = list(map(self._spell, self._mark_capitals(texts)))
-        return self._encode_truncated(list(map(self._truncate_expanded, spelt))), np.array(
-            list(map(len, spelt)), np.int64
-        )
+        return self._encode_truncated(list(map(self._truncate, spelt))), np.array(list(map(len, spelt)), np.int64)
 
     def _encode_truncated(self, texts: Sequence[str]) -> CharIds:
         """Encode texts that ``_truncate`` returned."""
@@ -192,10 +191,12 @@ class CharEncoder:
         return self._spell(*self._mark_capitals([text]))
 
     def _mark_capitals(self, texts: Sequence[str]) -> Sequence[str]:
-        """Insert the marks of the mode ``marked`` into texts."""
+        """Insert the marks of the mode ``marked``. A mark that a text already contains becomes an unknown character."""
         if self.mode != "marked" or not texts:
             return texts
         joined, ends = "".join(texts), np.cumsum(list(map(len, texts)))
+        for mark in MARKS:
+            joined = joined.replace(mark, TRUNCATION_MARK)
         codec, dtype = ("ascii", np.uint8) if joined.isascii() else ("utf-32-le", np.dtype("<u4"))
         points = np.frombuffer(joined.encode(codec, "surrogatepass"), dtype)
         places, marks = self._marks(points, ends)
@@ -203,22 +204,28 @@ class CharEncoder:
         new_ends = (ends + np.searchsorted(places, ends)).tolist()
         return [marked[start:end] for start, end in zip([0, *new_ends], new_ends)]
 
-    def _marks(self, points: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[int]]:
+    def _marks(
+        self, points: npt.NDArray[Any], ends: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
         """Find the runs of capital letters in concatenated texts.
 
         Args:
-            points: Code points of the texts.
+            points: Code points of the texts, uint8 for ASCII texts, otherwise uint32.
             ends: End of each text, [texts].
 
         Returns:
             The position of the first letter of each run, and the code point of its mark.
         """
-        is_capital = self.is_capital[points]
+        is_capital = self.is_capital[points] if points.dtype != np.uint8 else self._is_ascii_capital(points)
         continues = is_capital[1:] & is_capital[:-1]
         continues[ends[(ends > 0) & (ends < len(points))] - 1] = False  # A run ends at the end of its text.
         places = np.flatnonzero(is_capital & ~np.append(False, continues))
         is_long = np.append(continues, False)[places]
-        return places, np.where(is_long, ord(characters.CAPITALS), ord(characters.CAPITAL)).tolist()
+        return places, np.array(list(map(ord, MARKS)), np.uint8)[is_long.astype(np.intp)]
+
+    def _is_ascii_capital(self, points: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        # ``bytes.translate`` is three times as fast as an index array.
+        return np.frombuffer(points.tobytes().translate(self.is_capital[:256].tobytes()), np.bool_)
 
     def _spell(self, text: str) -> str:
         """Replace characters that have more than one id by characters that have one id each.
@@ -232,14 +239,6 @@ class CharEncoder:
         return text.translate(spelling) if is_spelt else text
 
     def _truncate(self, text: str) -> str:
-        """Spell a text, and truncate it to ``feature_len`` characters."""
-        length = self.feature_len
-        if len(text) > 2 * length:
-            # Spelling never shortens a text, so only these characters can be read. Cutting the text first saves time.
-            text = text[:length] + text[-length:]
-        return self._truncate_expanded(self._spell(text))
-
-    def _truncate_expanded(self, text: str) -> str:
         """Return at most ``feature_len`` characters of a text that ``_spell`` returned. A longer text is truncated."""
         length = self.feature_len
         if len(text) <= length:
@@ -277,8 +276,7 @@ class CharEncoder:
 
     def _char_ids_of(self, text: str) -> CharIds:
         """Return the character ids, uint8 [n], of a text that ``_expand`` returned. No padding is added."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
+        return np.asarray(self._table[_code_points(text)][:: 1 if self.in_reading_order else -1])
 
     def encode_points(self, points: npt.NDArray[Any]) -> CharIds:
         """Return the id of each code point that has one id, uint8 [n]. All other code points are ``PAD_UNK_ID``."""
@@ -301,13 +299,11 @@ class CharEncoder:
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of a text before truncation, return the index of the character that it encodes, int64 [n]."""
-        spelling, places = self._spelling, np.arange(len(text))
-        if len(self._expand(text)) == len(text):
-            return places
-        counts = np.array([len(spelling.get(ord(character), " ")) for character in text])
+        points = _code_points(text)
+        counts = characters.id_counts(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)[points]
         if self.mode == "marked":  # The id of a mark belongs to the capital letter after the mark.
-            counts[self._marks(np.array(list(map(ord, text))), np.array([len(text)]))[0]] += 1
-        return np.repeat(places, counts)
+            counts[self._marks(points, np.array([len(text)]))[0]] += 1
+        return np.repeat(np.arange(len(text)), counts)
 
     def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of an encoded text, return the index of the character that it encodes, int64 [n].
@@ -333,6 +329,7 @@ class CharEncoder:
     def _known(self) -> npt.NDArray[np.bool_]:
         known = self._table != PAD_UNK_ID
         known[characters.SYMBOLS :] = False
+        known[list(map(ord, MARKS))] = False
         known[list(map(ord, self.multi_id_characters()))] = True
         return np.asarray(known)
 
@@ -343,8 +340,7 @@ class CharEncoder:
     def count_unknown(self, text: str) -> tuple[int, int]:
         """Return two counts for a text: its characters without an id, and all its characters. Ignore white space."""
         symbols = "".join(text.split())
-        points = np.frombuffer(symbols.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        return len(symbols) - int(self._known[points].sum()), len(symbols)
+        return len(symbols) - int(self._known[_code_points(symbols)].sum()), len(symbols)
 
     def multi_id_characters(self) -> dict[str, list[int]]:
         """Return the ids of each character that has more than one id.
@@ -364,6 +360,8 @@ class CharEncoder:
         """
         table = self._table[: characters.SYMBOLS]  # The symbols of rare characters come after these code points.
         known = ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.num_ids)]
+        for code in self.mark_ids:  # A mark that a text contains is an unknown character.
+            known[code] = ""
         listed = {"characters": known, "spellings": self.multi_id_characters()}
         return {**listed, "kept": list(self.head_tail_lengths), "counted": self.num_ids - self.pair_base}
 
@@ -377,18 +375,17 @@ class CharEncoder:
 
     @property
     def is_capital(self) -> npt.NDArray[np.bool_]:
-        """Mask of the code points that are capital letters with an id in the mode ``marked``, bool [0x110000]."""
+        """Mask of the code points that are marked in the mode ``marked``; see ``characters.capital_letters``."""
         return characters.capital_letters(
             bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
         )
 
     @cached_property
     def has_capital(self) -> npt.NDArray[np.bool_]:
-        """Mask of the ids whose character has a capital letter of one character, bool [256]."""
+        """Mask of the ids whose character becomes one capital letter in upper case, bool [256]."""
         has_capital = np.zeros(256, np.bool_)
-        has_capital[: len(self.alphabet)] = [
-            len(c.upper()) == 1 and c.upper().lower() == c != c.upper() for c in self.alphabet
-        ]
+        upper = [character.upper() for character in self.alphabet]
+        has_capital[: len(upper)] = [len(letters) == 1 and self.is_capital[ord(letters)] for letters in upper]
         return has_capital
 
     @property
@@ -438,6 +435,10 @@ class CharEncoder:
             raise ValueError("the alphabet is not a text, or feature_len not a number")
         names = ("mode", "feature_len", "fold_accents", "alphabet")
         return cls(**{name: saved[name] for name in names}, two_id_characters=str(saved.get("paired", "")))
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:

@@ -204,11 +204,23 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> 
 
 
 @cache
+def id_counts(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> npt.NDArray[np.uint8]:
+    """Return the number of ids of every code point, without marks of capital letters, uint8 [0x110000]."""
+    counts = np.ones(CODE_POINTS, dtype=np.uint8)
+    for point, symbols in spelling_table(mode, fold_accents, alphabet, rare).items():
+        counts[point] = len(symbols)
+    return counts
+
+
+@cache
 def capital_letters(fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.bool_]:
-    """Return a mask of the capital letters that the encoder reads in the mode ``marked``, bool [0x110000]."""
+    """Return a mask of the letters that the mode ``marked`` marks, bool [0x110000].
+
+    These are the letters that the encoder reads in lower case, except rare characters.
+    """
     table = id_table("marked", fold_accents, alphabet, rare, is_custom)
     known = {*np.flatnonzero(table[:FOLDING_END] != BLANK).tolist()}
-    known |= spelling_table("marked", fold_accents, alphabet, rare).keys()
+    known |= spelling_table("marked", fold_accents, alphabet, "").keys()
     is_capital = np.zeros(CODE_POINTS, dtype=np.bool_)
-    is_capital[[point for point in known if chr(point).isupper()]] = True
+    is_capital[[point for point in known if chr(point).lower() != chr(point)]] = True
     return is_capital

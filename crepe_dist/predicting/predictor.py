@@ -251,15 +251,17 @@ class Predictor:
             batch = [text for text, _ in pairs]
             if windows:
                 logits, num_known = self._logits_of_windows(batch)
+                lengths = np.zeros(len(batch), np.int64)
             else:
-                char_ids = self.encoding.encode(batch)
+                char_ids, lengths = self.encoding.encode_and_measure(batch)
                 logits, num_known = self.logits(char_ids), self.count_known(char_ids)
             num_known = self.without_values(num_known, batch).tolist()
             probabilities = self.probabilities(logits)
             nodes = levels.predict_confident(probabilities, self.level_thresholds) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            results = zip(pairs, probabilities.tolist(), orders, num_known, nodes)
-            for (text, error), row, order, characters_read, node in results:
+            is_long = (lengths > self.encoding.feature_len).tolist()
+            results = zip(pairs, probabilities.tolist(), orders, num_known, nodes, is_long)
+            for (text, error), row, order, characters_read, node, is_truncated in results:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 error = error or ("" if characters_read else NO_KNOWN_CHARACTERS)
                 characters_read = 0 if error else characters_read
@@ -270,7 +272,7 @@ class Predictor:
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
-                truncated = 0 if windows else len(self.encoding.truncated_range(text))
+                truncated = len(self.encoding.truncated_range(text)) if is_truncated else 0
                 yield Prediction(*best, ranking, characters_read, error, rejected, labels, truncated)
 
     def _logits_of_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,8 @@ from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
 from crepe_dist.data.counter_rng import splitmix64
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.settings.config import parse
-from tests.conftest import QUICK, losses, records
+from tests.conftest import FEATURE_LEN, QUICK, losses, records
+from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 
 keys = st.integers(0, 2**64 - 1)
 
@@ -86,12 +88,30 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert one["test_loss"] == other["test_loss"]
 
 
-@given(st.lists(st.text(st.sampled_from("abXYZ é9,中"), max_size=12), min_size=1), st.booleans())
-def test_changed_case_is_that_of_the_changed_text(texts, upper):
-    encoder = CharEncoder("marked", 40)
+def has_one_to_one_case(text):
+    """Return whether lower-casing and upper-casing replace each character of a text by one, and are inverse.
+
+    The end of a word decides about the lower case of a sigma. A kra looks like a q that has no capital letter. Letters
+    that are read as two are marked as one capital letter, but ``change_case`` sees two.
+    """
+    return set(text).isdisjoint("ΣĸæÆœŒþÞ") and all(
+        len(c.upper()) == len(c.lower()) == 1 and c.upper().lower() == c.lower() and c.lower().upper() == c.upper()
+        for c in text
+    )
+
+
+@pytest.mark.parametrize("name", marked_encoders(1))
+@pytest.mark.parametrize("upper", [False, True])
+def test_changed_case_is_that_of_the_changed_text(name, upper):
+    encoder = marked_encoders(FEATURE_LEN)[name]
+    texts = [text for text in nasty_texts(2000, FEATURE_LEN) if has_one_to_one_case(text)]
     changed = [text.upper() if upper else text.lower() for text in texts]
+    lengths = np.maximum(encoder.lengths(texts), encoder.lengths(changed))
+    compared = np.flatnonzero(lengths <= encoder.feature_len)
+    assert len(compared) > 300
     result = change_case(encoder.encode(texts), np.full(len(texts), upper), encoder)
-    assert (result == encoder.encode(changed)).all()
+    differing = (result != encoder.encode(changed)).any(axis=1)
+    assert [texts[row] for row in compared if differing[row]] == []
 
 
 def test_a_text_that_gets_too_long_loses_its_middle():

@@ -27,6 +27,7 @@ from crepe_dist.data.characters import (
 )
 from crepe_dist.errors import UserError
 from crepe_dist.settings.fields import MODES
+from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 
 
 @pytest.mark.parametrize(
@@ -61,29 +62,42 @@ def test_golden(mode, text, expected):
 OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600")
 
 
+def reading(character: str, encoding: CharEncoder) -> str:
+    """Return the characters that are read instead of a character."""
+    if character in WHITE_SPACE and encoding.mode != "notebook":
+        return " "
+    shown = character
+    if encoding.fold_accents:
+        base = unicodedata.normalize("NFD", character)[0]
+        shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
+        if letters := LETTERS.get(shown.lower()):
+            shown = letters if shown.islower() else letters.upper()
+    if encoding.mode in ("paper", "marked"):
+        lower = shown.lower()
+        shown = lower if len(lower) == len(shown) else shown
+    return shown
+
+
 def reference(text: str, encoding: CharEncoder) -> list[int]:
     """Encode a text by the definition, one character at a time."""
-    codes = []
-    is_capital = [
-        encoding.mode == "marked" and each.isupper() and encoding.has_id(np.array([ord(each)]))[0] for each in text
-    ]
+    alphabet, rare, codes = encoding.alphabet, encoding.two_id_characters, []
+    marked = encoding.mode == "marked"
+    if marked:
+        text = text.replace(CAPITAL, "\0").replace(CAPITALS, "\0")
+    is_capital = [marked and each.lower() != each and set(reading(each, encoding)) <= set(alphabet) for each in text]
     for character, before, is_marked, after in zip(text, [False, *is_capital], is_capital, [*is_capital[1:], False]):
         if is_marked and not before:
-            codes.append(encoding.alphabet.index(CAPITALS if after else CAPITAL))
-        if character in WHITE_SPACE and encoding.mode != "notebook":
-            codes.append(encoding.alphabet.index(" "))
+            codes.append(alphabet.index(CAPITALS if after else CAPITAL))
+        shown = reading(character, encoding)
+        if not all(each in alphabet or each in rare for each in shown):
+            codes.append(PAD_UNK_ID)
             continue
-        shown = character
-        if encoding.fold_accents:
-            base = unicodedata.normalize("NFD", character)[0]
-            shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
-            if letters := LETTERS.get(shown.lower()):
-                shown = letters if shown.islower() else letters.upper()
-        if encoding.mode in ("paper", "marked"):
-            lower = shown.lower()
-            shown = lower if len(lower) == len(shown) else shown
-        known = all(each in encoding.alphabet for each in shown)
-        codes += map(encoding.alphabet.index, shown) if known else [PAD_UNK_ID]
+        for each in shown:
+            if each in alphabet:
+                codes.append(alphabet.index(each))
+            else:
+                first, second = divmod(rare.index(each), encoding.pair_base)
+                codes += [len(alphabet) + first, len(alphabet) + encoding.pair_base + second]
     length = encoding.feature_len
     if len(codes) > length:
         in_order = encoding.mode == "notebook"
@@ -95,7 +109,7 @@ def reference(text: str, encoding: CharEncoder) -> list[int]:
 texts = st.text(
     st.one_of(
         st.characters(),
-        st.sampled_from("aZé Ñ9{\u0130\u212aßÆ\u1e9e\n\u3000中한"),
+        st.sampled_from("aZé Ñ9{\u0130\u212aßÆ\u1e9e\n\u3000中한\x0e\x0f\u01c5"),
         st.sampled_from(OWN + "ΆΏΑЁЙ\U00010400"),
         st.characters(codec="latin-1"),
     )
@@ -115,7 +129,9 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
     assert encoding.encode(texts).tolist() == expected
     if texts:  # Both implementations are compared, whichever the encoder uses.
         marked = encoding._mark_capitals(texts)
-        assert encoding._encode_plain(list(map(encoding._truncate, marked))).tolist() == expected
+        assert (
+            encoding._encode_plain([encoding._truncate(encoding._spell(text)) for text in marked]).tolist() == expected
+        )
     codes, lengths = encoding.encode_and_measure(texts)
     assert (codes.tolist(), lengths.tolist()) == (expected, encoding.lengths(texts).tolist())
     for text in texts:
@@ -128,6 +144,29 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
             assert windows.tolist() == [reference(text, encoding)]
         else:
             assert windows[[0, -1]].tolist() == [whole[:feature_len].tolist(), whole[-feature_len:].tolist()]
+
+
+@pytest.mark.parametrize("name", marked_encoders(1))
+@pytest.mark.parametrize("feature_len", [1, 2, 7, 40])
+def test_marked_capital_letters_are_where_the_reference_has_them(name, feature_len):
+    encoding = marked_encoders(feature_len)[name]
+    texts = nasty_texts(300, encoding.feature_len)
+    expected = np.array([reference(text, encoding) for text in texts], np.uint8)
+    codes, lengths = encoding.encode_and_measure(texts)
+    assert (codes == expected).all()
+    assert (encoding.encode(texts) == expected).all()
+    assert (encoding._encode_plain([encoding._truncate(encoding._expand(text)) for text in texts]) == expected).all()
+    for text, row, length in zip(texts, expected, lengths.tolist()):
+        places, unread = encoding.offset_mapping(text), encoding.truncated_range(text)
+        assert len(places) == min(length, encoding.feature_len)
+        assert 0 <= unread.start <= unread.stop <= len(text)
+        assert {*range(len(text))} - {*unread} <= {*places.tolist()} <= {*range(len(text))}
+        letters = [text[place] for place in places]
+        assert all(encoding.is_capital[ord(letter)] for letter, code in zip(letters, row) if code in encoding.mark_ids)
+        if feature_len == 40:  # Each id is one of those of its character. The blank of the gap has no character.
+            alone = dict(zip(text, encoding.encode([*text])))
+            starts = encoding.starts_character(row)
+            assert all(code in alone[letter] for letter, code, is_start in zip(letters, row, starts) if is_start)
 
 
 @given(texts)
@@ -243,7 +282,7 @@ class TestRareCharacters:
 
     @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
     def test_with_and_without_kernels_the_codes_are_the_same(self, text):
-        assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._truncate(text)])).all()
+        assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._truncate(PAIRED._expand(text))])).all()
         codes, lengths = PAIRED.encode_and_measure([text])
         assert (codes == PAIRED.encode([text])).all()
         assert lengths == PAIRED.lengths([text])

@@ -32,6 +32,7 @@ from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
+from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 
 CLASSES = ["good", "schlecht, sehr", "плохо"]
 CYRILLIC = "съешь же ещё этих мягких французских булок, да выпей чаю ЙЁ "
@@ -63,6 +64,7 @@ ENCODINGS = {
     "rare ones": CharEncoder(
         "paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "paper")
     ),
+    "rare ones, marked": marked_encoders(FEATURE_LEN)["two ids"],
 }
 KINDS = ("crepe", "ngrams", "paper")
 CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # Every export must apply these values.
@@ -87,8 +89,13 @@ def make(
     names: Sequence[str] = CLASSES,
     data: dict[str, Any] | None = None,
     calibration: Any = CALIBRATION,
+    more: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint with random parameters, which give different texts different probabilities."""
+    """Write a checkpoint with random parameters, which give different texts different probabilities.
+
+    Args:
+        more: Further entries of its description.
+    """
     size, classes = encoding.num_ids, len(names)
     shapes: dict[str, NetworkConfig] = {
         "crepe": CrepeConfig(
@@ -124,6 +131,7 @@ def make(
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
     about |= {"composition": TextPreprocessor().to_dict(), **({"calibration": calibration} if calibration else {})}
     about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
+    about |= more or {}
     # In float32, like the exported model. The default precision depends on the processor.
     return checkpoint.write_checkpoint(
         folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}}
@@ -193,7 +201,7 @@ def test_a_graph_encodes_every_character_and_text_alike(name):
     # All characters that an encoding here knows, and some of the others.
     points = (*range(0x5000), *range(0x5000, 0xD800, 9), *range(0xE000, 0x1F600, 9), *range(0x1F600, 0x1F640))
     each = [chr(point) for point in (*points, *range(0x10FF00, 0x110000))]
-    for several in (each, texts()):
+    for several in (each, texts(), nasty_texts(200, encoding.feature_len)):
         longest = max(1, *map(len, several))
         batch = np.array([[*map(ord, text), *[-1] * (longest - len(text))] for text in several], np.int32)
         codes, read, cut = session.run(None, {"text": batch})

@@ -19,6 +19,7 @@ from tests.conftest import FEATURE_LEN
 from tests.exporting.test_export import CLASSES, ENCODINGS, make
 from tests.exporting.test_export import texts as usual
 from tests.helpers.browsing import Browsing, needs_browser
+from tests.helpers.nasty_texts import nasty_texts
 from tests.helpers.needs import needs
 
 FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
@@ -56,10 +57,13 @@ def made(folder, kind, encoding, *about):
 
 
 @needs_browser
-@pytest.mark.parametrize(("kind", "name"), [("crepe", "rare ones"), slow("ngrams", "paper"), slow("paper", "own")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("crepe", "rare ones, marked"), slow("crepe", "rare ones"), slow("ngrams", "paper"), slow("paper", "own")],
+)
 def test_the_page_answers_as_predict_does(kind, name, browser, tmp_path):
     predictor, folder = made(tmp_path, kind, ENCODINGS[name])
-    given = [*usual(20), *STRANGE]
+    given = [*usual(20), *STRANGE, *nasty_texts(160, FEATURE_LEN)]
     browser.get_log("browser")
     browser.get((folder / web_page.PAGE).as_uri())
     found = browser.execute_async_script(ANSWERS, json.dumps(given))
