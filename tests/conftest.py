@@ -163,10 +163,9 @@ def every_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.IN_SOFTWARE, raising=False)
 
 
-def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
+def write_csv(path: Path, rows: int, seed: int, classes: int = 3, letters: str = "abcdefghijklmnoprstu    ") -> Path:
     """Write a CSV file in the format of the paper: label from 1, text. The words of each class end in its trigram."""
     generator = random.Random(seed)
-    letters = "abcdefghijklmnoprstu    "
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
         for row in range(rows):
@@ -199,12 +198,23 @@ def write_frame(frame: pd.DataFrame, path: Path) -> Path:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared folder with 301 training and 97 test rows of 3 classes. No number of processes divides these numbers."""
-    folder = tmp_path_factory.mktemp("source")
-    write_csv(folder / "train.csv", 301, seed=1)
-    write_csv(folder / "test.csv", 97, seed=2)
+    return prepare_small(tmp_path_factory.mktemp("source"), CharEncoder(feature_len=FEATURE_LEN))
+
+
+@pytest.fixture(scope="session")
+def data_with_capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder like ``data``, whose texts have marked capital letters. By default, training changes their case."""
+    letters = "abcdefghijklmnoprstuABCDEFG    "
+    return prepare_small(tmp_path_factory.mktemp("source"), CharEncoder("marked", FEATURE_LEN), letters=letters)
+
+
+def prepare_small(folder: Path, encoder: CharEncoder, **more: Any) -> Path:
+    """Prepare 301 training and 97 test rows. Return the prepared folder."""
+    write_csv(folder / "train.csv", 301, seed=1, **more)
+    write_csv(folder / "test.csv", 97, seed=2, **more)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
-    prepare(find_sources([str(folder)]), out, PreparationSpec(CharEncoder(feature_len=FEATURE_LEN)))
+    prepare(find_sources([str(folder)]), out, PreparationSpec(encoder))
     return out
 
 

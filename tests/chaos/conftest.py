@@ -18,6 +18,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def data(data_with_capitals: Path) -> Path:
+    return data_with_capitals
+
+
+@pytest.fixture(scope="session")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Function that returns the folder of an undisturbed run of one process with further flags."""
     base = tmp_path_factory.getbasetemp()

@@ -48,6 +48,11 @@ def on_gpu() -> Backend:
 
 
 @pytest.fixture(scope="module")
+def data(data_with_capitals: Path) -> Path:
+    return data_with_capitals
+
+
+@pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, str]:
     """Folder of an undisturbed run on one GPU, and its output."""
     run_dir = tmp_path_factory.mktemp("gpu") / "run"

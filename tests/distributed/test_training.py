@@ -28,6 +28,11 @@ def train(data, run_dir, processes, *more):
 
 
 @pytest.fixture(scope="module")
+def data(data_with_capitals):
+    return data_with_capitals
+
+
+@pytest.fixture(scope="module")
 def single_process_runs(data, tmp_path_factory):
     """Train the runs of a single process."""
     folder = tmp_path_factory.mktemp("single")
