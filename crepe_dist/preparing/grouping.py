@@ -7,7 +7,7 @@ the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,15 +65,11 @@ class Grouping:
         missing, it depends on the hashes of its texts.
         """
         ids, hashes = self.ids[chosen], self.values["hashes"][chosen]
-        order = np.argsort(ids, kind="stable")
-        starts = np.flatnonzero(np.diff(ids[order], prepend=-1))
         of_values = np.where(hashes == 0, NO_HASH, hashes).min(axis=1)
-        smallest, of_texts = (
-            np.minimum.reduceat(of_rows[order], starts) for of_rows in (of_values, rows["exact"][chosen])
-        )
-        numbers = np.full(int(self.ids.max()) + 1, NO_HASH, np.uint64)
-        numbers[ids[order[starts]]] = hash_random(seed, np.where(smallest == NO_HASH, of_texts, smallest))
-        return numbers
+        smallest, of_texts = np.full((2, int(self.ids.max()) + 1), NO_HASH)
+        np.minimum.at(smallest, ids, of_values)
+        np.minimum.at(of_texts, ids, rows["exact"][chosen])
+        return hash_random(seed, np.where(smallest == NO_HASH, of_texts, smallest))
 
     def numbers(self, assignment: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
         """Return the group of each row in a split, int32 [rows]: consecutive numbers from 0. Other rows have -1."""
@@ -174,7 +170,7 @@ def _star_edges(keys: Numbers, missing: npt.NDArray[np.bool_]) -> tuple[Rows, Ro
 
 
 def choose_groups(
-    order: Rows, cells: Sequence[Sequence[tuple[int, int]]], sizes: Sequence[int], targets: Sequence[float]
+    order: Rows, cells_of: Callable[[int], list[tuple[int, int]]], sizes: Sequence[int], targets: Sequence[float]
 ) -> list[int]:
     """Choose the groups of a split.
 
@@ -184,7 +180,7 @@ def choose_groups(
 
     Args:
         order: Groups to consider, in random order.
-        cells: For each group, its classes and their numbers of rows.
+        cells_of: Function that returns the classes of a group and their numbers of rows.
         sizes: Number of rows of each class.
         targets: Number of rows of each class that the split should have.
     """
@@ -194,18 +190,16 @@ def choose_groups(
     for group in order.tolist():
         if total == 0:
             return chosen
-        for label, count in cells[group]:
-            if count > left[label]:
-                others.append(group)
-                break
-        else:
-            for label, count in cells[group]:
-                left[label] -= count
-                total -= count
-            chosen.append(group)
-    for group in sorted(others, key=lambda group: sum(count for _, count in cells[group])):
-        if sum(count * (2 * left[label] - count) / sizes[label] for label, count in cells[group]) >= 0:
-            for label, count in cells[group]:
+        if any(count > left[label] for label, count in cells_of(group)):
+            others.append(group)
+            continue
+        for label, count in cells_of(group):
+            left[label] -= count
+            total -= count
+        chosen.append(group)
+    for group in sorted(others, key=lambda group: sum(count for _, count in cells_of(group))):
+        if sum(count * (2 * left[label] - count) / sizes[label] for label, count in cells_of(group)) >= 0:
+            for label, count in cells_of(group):
                 left[label] -= count
             chosen.append(group)
     return chosen
@@ -238,19 +232,22 @@ def split_groups(
     labels = np.zeros(len(chosen), np.int32) if labels is None else labels
     num_classes = int(labels.max()) + 1
     pairs, counts = np.unique(ids * num_classes + labels, return_counts=True)
-    cells: list[list[tuple[int, int]]] = [[] for _ in numbers]
-    for group, label, count in zip((pairs // num_classes).tolist(), (pairs % num_classes).tolist(), counts.tolist()):
-        cells[group].append((label, count))
-    sizes = np.bincount(labels)
-    present = np.unique(ids)
+    starts = np.searchsorted(pairs, np.arange(len(numbers) + 1) * num_classes).tolist()
+    cells = list(zip((pairs % num_classes).tolist(), counts.tolist()))
+
+    def cells_of(group: int) -> list[tuple[int, int]]:
+        return cells[starts[group] : starts[group + 1]]
+
+    sizes, sizes_of_groups = np.bincount(labels), np.bincount(ids)
+    present = np.flatnonzero(sizes_of_groups)
     order = present[np.argsort(numbers[present], kind="stable")]
     for split, fraction in fractions.items():
         targets = np.rint(sizes * fraction) if num_classes > 1 else np.floor(sizes * fraction)
         taken = np.zeros(len(numbers), np.bool_)
-        taken[choose_groups(order, cells, sizes.tolist(), targets.tolist())] = True
+        taken[choose_groups(order, cells_of, sizes.tolist(), targets.tolist())] = True
         held_out = taken[ids]
         if targets.sum() > 0 and not held_out.any():
-            sizes_of_groups = np.bincount(ids)[present]
+            sizes_of_groups = sizes_of_groups[present]
             smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
             raise UserError(
                 f"no group is small enough for the {ALL_SPLITS[split]} split of {percent(fraction)} of the rows",

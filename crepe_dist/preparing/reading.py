@@ -211,13 +211,14 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     file, split, parse, batch = task
     parsed = parse(batch)
     invalid = [*batch.invalid, *parsed.invalid]
-    labels: Counter[str] = Counter()
     rows: list[Row] = []
+    row_labels: list[str] = []
     texts: list[bytes] = []
     weights: list[float] = []
     name = partial(parse_class_name, class_names=options.class_names)
     for row in parsed.rows:
-        row = row._replace(text=normalize_row(row.text, options.strip_html))
+        if (normalized := normalize_row(row.text, options.strip_html)) != row.text:  # Replacing is slow.
+            row = row._replace(text=normalized)
         try:
             can_lack_label = keep_unlabelled and split == "train"
             label, text = _check_row(
@@ -227,15 +228,16 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
         except ValueError as error:
             invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
         else:
-            labels[label] += 1
-            rows.append(Row(row.line, label, row.text, id=row.id, groups=row.groups))
+            rows.append(row)
+            row_labels.append(label)
             texts.append(text)
     invalid.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
     records["line"] = [row.line for row in rows]
+    labels = Counter(row_labels)
     label_index = {label: index for index, label in enumerate(labels)}
-    records["label"] = [label_index[row.label] for row in rows]
+    records["label"] = [label_index[label] for label in row_labels]
     records["weight"] = weights
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
@@ -253,17 +255,16 @@ def _encode_groups(rows: Sequence[Row], columns: int) -> tuple[Rows, list[bytes]
     value. A row of a source without these columns has no values.
     """
     records = np.zeros(len(rows), group_record(columns))
-    if columns == 0:
+    if columns == 0 or not rows:
         return records, [b""] * len(rows)
-    absent = ("",) * columns
-    values = [value.strip().encode("utf-8", "surrogatepass") for row in rows for value in row.groups or absent]
-    is_missing = np.array(values, object) == b""
-    records["hashes"] = np.where(is_missing, np.uint64(0), hash_texts(values)).reshape(len(rows), columns)
+    absent = FIELD_SEPARATOR * (columns - 1)
+    cells = FIELD_SEPARATOR.join([row.groups or absent for row in rows]).split(FIELD_SEPARATOR)
+    values = [cell.strip().encode("utf-8", "surrogatepass") for cell in cells]
+    is_present = np.fromiter(map(len, values), np.int64) > 0
+    records["hashes"] = np.where(is_present, hash_texts(values), np.uint64(0)).reshape(len(rows), columns)
     values = [value[:MAX_ID] for value in values]
     if columns > 1:
-        values = [
-            FIELD_SEPARATOR.encode().join(values[start : start + columns]) for start in range(0, len(values), columns)
-        ]
+        values = list(map(FIELD_SEPARATOR.encode().join, zip(*(values[column::columns] for column in range(columns)))))
     records["bytes"] = list(map(len, values))
     return records, values
 

@@ -42,7 +42,8 @@ class Row(NamedTuple):
         cells: Values of all columns, if requested.
         weight: Weight as it is written in the source. ``None`` if there is no weight column.
         id: Id as it is written in the source. Empty if there is no id column.
-        groups: Values of the group columns as they are written in the source.
+        groups: Values of the group columns, separated by ``FIELD_SEPARATOR``. Empty if there are no such columns. A
+            tuple of values would make garbage collection slow.
     """
 
     line: int
@@ -51,7 +52,7 @@ class Row(NamedTuple):
     cells: tuple[str, ...] = ()
     weight: str | None = None
     id: str = ""
-    groups: tuple[str, ...] = ()
+    groups: str = ""
 
 
 class InvalidRow(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.text_preprocessing import SEPARATOR, append_values, join_columns, parse_number
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, SEPARATOR, append_values, join_columns, parse_number
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import ESCAPED_MARKER
 from crepe_dist.preparing.formats import Row
@@ -199,7 +199,11 @@ class ResolvedColumns:
             label = labels_to_cell(self.names_at(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
-        groups = tuple("" if i is None else values[i] for i in self.groups) if self.groups else ()
+        groups = ""
+        if self.groups:
+            groups = FIELD_SEPARATOR.join(
+                ["" if i is None else values[i].replace(FIELD_SEPARATOR, " ") for i in self.groups]
+            )
         text = values[self.texts[0]] if len(self.texts) == 1 else join_columns([values[i] for i in self.texts])
         text = append_values(text, [values[i] for i in self.feature_columns])
         return Row(line, label or "", text, cells, weight, id_, groups)
