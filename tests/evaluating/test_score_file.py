@@ -353,7 +353,7 @@ def test_the_texts_of_a_group_are_no_independent_evidence_of_drift():
         return compare_proportions(tables[0], tables[1], 0.0, has_groups=size > 1)["changed"].any()
 
     generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
-    samples = [(draw(4000), draw(4000)) for _ in range(100)]
+    samples = [(draw(4000), draw(4000)) for _ in range(50)]
     by_text, by_group = (sum(alarm(*pair, size) for pair in samples) for size in (1, 20))
-    assert by_text > 60
-    assert by_group < 10  # 3 are expected
+    assert by_text > 30
+    assert by_group < 5  # 1.5 are expected

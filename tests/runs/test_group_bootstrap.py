@@ -22,7 +22,7 @@ def test_the_documents_are_counted_by_group_and_class():
     assert counts.tolist() == rows
 
 
-@pytest.mark.parametrize("num_groups", [10, 40, 200])
+@pytest.mark.parametrize("num_groups", [10, 40, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_interval_contains_the_true_accuracy_as_often_as_it_says(num_groups):
     generator, hits = np.random.default_rng(0), {"groups": 0, "rows": 0}
     for _ in range(200):
