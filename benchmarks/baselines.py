@@ -5,7 +5,8 @@
     uv run --group comparison --with fasttext-wheel benchmarks/baselines.py data/sample --fasttext --ours
 
 The baselines read the same characters as Crepe, and the values of the feature columns. The SVM reads these values as
-one-hot vectors, and fastText reads them as words. The validation split selects the settings. A second model is then
+one-hot vectors, and fastText reads them as words. The validation split selects the settings. If the data is prepared
+with `--mode marked` or `full`, the settings include whether the baselines read lower case only. A second model is then
 trained with these settings on the training and the validation rows, as in a refit.
 
 The script prints figures for the test split, in %:
@@ -37,6 +38,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist import command_runner, hardware
+from crepe_dist.data import augmentation
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
@@ -51,7 +53,10 @@ FASTTEXT = [
 OURS = ("crepe", "ngrams")
 PRECISION = 0.95
 TEXT, LABEL = "text", "label"  # columns of a table of rows; the others hold values
-COLUMNS = "data, model, setting, accuracy, macro F1, weighted F1, hierarchical F1, answered, right, time, choice"
+COLUMNS = (
+    "data, model, setting, accuracy, macro F1, weighted F1, hierarchical F1, answered, right, lower case, capitals, "
+    "time, choice"
+)
 HEADER = f"| {COLUMNS.replace(', ', ' | ')} |\n{'|---' * (COLUMNS.count(',') + 1)}|"
 Settings = Sequence[dict[str, Any]]  # arguments of the model
 
@@ -92,19 +97,39 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
         with tempfile.TemporaryDirectory() as folder:
             record, _ = accuracy.train(Path(folder), data, f"--model {network}", 0, 1)
             predictor, split = load(record.path), dataset.splits["test"]
-            shares = predictor.probabilities(predictor.logits(split.char_ids(np.arange(len(split)))))
-        answers = Answers(shares.argmax(axis=1), shares.max(axis=1))
+            cased = [augmentation.in_case(split, upper, dataset.encoder) for upper in (False, True)]
+            probs = [
+                predictor.probabilities(predictor.logits(each.char_ids(np.arange(len(each)))))
+                for each in (split, *(cased if dataset.encoder.mark_ids else ()))
+            ]
+        typed = [Answers(each.argmax(axis=1), each.max(axis=1)) for each in probs]
         least = predictor.calibration.thresholds_for(PRECISION)[-1]
-        _print(dataset, network, {}, scored(dataset, test, answers, least), _seconds() - began, 0.0)
+        _print(dataset, network, {}, scored(dataset, test, typed, least), _seconds() - began, 0.0)
+    cases = (str.lower, str) if dataset.encoder.mode in ("full", "marked") else (str,)
     for name, rival in rivals.items():
         began = _seconds()
-        tried = [(setting, model(validation)) for setting, model in rival(train)]
-        setting, answers = max(tried, key=lambda each: float((each[1].classes == validation[LABEL]).mean()))
+        tried = [
+            (case, setting, model(in_case(validation, case)))
+            for case in cases
+            for setting, model in rival(in_case(train, case))
+        ]
+        case, setting, answers = max(tried, key=lambda each: float((each[2].classes == validation[LABEL]).mean()))
         chosen = _seconds()
         least = threshold(answers, validation)
-        _, model = next(rival(pd.concat([train, validation], ignore_index=True), [setting]))
-        found = scored(dataset, test, model(test), least)
-        _print(dataset, name, setting, found, _seconds() - chosen, chosen - began)
+        _, model = next(rival(in_case(pd.concat([train, validation], ignore_index=True), case), [setting]))
+        found = scored(
+            dataset,
+            test,
+            [model(in_case(in_case(test, each), case)) for each in (str, str.lower, str.upper)[: 2 * len(cases) - 1]],
+            least,
+        )
+        shown = {**setting, "lowercase": case is str.lower} if len(cases) > 1 else setting
+        _print(dataset, name, shown, found, _seconds() - chosen, chosen - began)
+
+
+def in_case(rows: pd.DataFrame, case: Callable[[str], str]) -> pd.DataFrame:
+    """Return a copy of the rows in which ``case`` has changed the texts."""
+    return rows.assign(**{TEXT: list(map(case, rows[TEXT]))})
 
 
 def rows_of(dataset: Dataset, name: str) -> pd.DataFrame:
@@ -131,15 +156,21 @@ def threshold(answers: Answers, rows: pd.DataFrame) -> float:
     return float(edges[round(100 * percents[-1])])
 
 
-def scored(dataset: Dataset, rows: pd.DataFrame, answers: Answers, least: float) -> list[float]:
-    """Compute what ``main`` prints, as fractions; NaN without a tree."""
+def scored(dataset: Dataset, rows: pd.DataFrame, typed: Sequence[Answers], least: float) -> list[float]:
+    """Compute what ``main`` prints, as fractions; NaN without a tree.
+
+    Args:
+        typed: Answers to the texts, and to the texts in lower case and in capitals if the models distinguish them.
+    """
     from sklearn.metrics import confusion_matrix, f1_score
 
-    true, right, answered = rows[LABEL], answers.classes == rows[LABEL], answers.scores >= least
+    true, answers = rows[LABEL], typed[0]
+    right, answered = answers.classes == true, answers.scores >= least
     confusion = confusion_matrix(true, answers.classes, labels=range(len(dataset.classes)))
     means = [f1_score(true, answers.classes, labels=true.unique(), average=each) for each in ("macro", "weighted")]
     tree = dataset.hierarchy.f1(confusion) if dataset.hierarchy else np.nan
-    return [right.mean(), *means, tree, answered.mean(), right[answered].mean()]
+    cased = [(each.classes == true).mean() for each in typed[1:]] or [right.mean()] * 2
+    return [right.mean(), *means, tree, answered.mean(), right[answered].mean(), *cased]
 
 
 def svm(rows: pd.DataFrame, settings: Settings = SVM) -> Models:
@@ -149,10 +180,10 @@ def svm(rows: pd.DataFrame, settings: Settings = SVM) -> Models:
     from sklearn.preprocessing import OneHotEncoder
     from sklearn.svm import LinearSVC
 
+    words = {"ngram_range": (1, 2), "min_df": 2}
     characters = {"analyzer": "char", "ngram_range": (2, 5), "min_df": 3, "max_features": 600_000}
     union = make_column_transformer(
-        (TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2), TEXT),
-        (TfidfVectorizer(sublinear_tf=True, **characters), TEXT),
+        *((TfidfVectorizer(sublinear_tf=True, lowercase=False, **units), TEXT) for units in (words, characters)),
         (OneHotEncoder(handle_unknown="ignore"), [name for name in rows if name not in (TEXT, LABEL)]),
     )
     vectors = union.fit_transform(rows)

@@ -37,6 +37,8 @@ CHUNK_BYTES = 1 << 20
 # Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
 # ids.
 MAX_SAMPLE_ROWS = 1 << 14
+# Maximum number of rows from which ``capital_information`` is estimated.
+MAX_CASE_ROWS = 1 << 12
 # Minimum result of ``capital_information`` for which the encoder marks capital letters.
 MIN_CAPITAL_INFORMATION = 0.05
 # Number of levels of the proportion of capital letters, besides "none" and the lowest level. Level n starts at 2^-n.
@@ -63,17 +65,19 @@ def fit_length(lengths: npt.NDArray[Any]) -> int:
 
 
 def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], preprocessor: TextPreprocessor) -> float:
-    """Estimate how much of the class the use of capital letters in a text indicates, from about 0 to 1.
+    """Estimate how much of the class the use of capital letters in a text indicates, from below 0 to 1.
 
     The result is the mutual information of the class and the proportion of capital letters, divided by the entropy of
-    the class. The proportion is counted in ``CAPITAL_LEVELS`` + 2 levels. The bias of the estimate (Miller 1955) is
-    subtracted. The counts do not depend on the order of the rows.
+    the class. The proportion is counted in ``CAPITAL_LEVELS`` + 2 levels. If the class and the capital letters are
+    independent, 2 × rows × the estimated information has a chi-squared distribution. Its mean (the bias of the
+    estimate; Miller 1955) and two of its standard deviations are subtracted, so that few rows rarely give a high
+    result by chance.
 
     Args:
         training: Training rows with labels.
         labels: Class of each row, int32 [rows].
     """
-    step = -(-len(training) // MAX_SAMPLE_ROWS)
+    step = -(-len(training) // MAX_CASE_ROWS)
     texts = [preprocessor.without_html_stripping.text(text) for text in training[::step].texts()]
     encoder, labels = CharEncoder("marked"), labels[::step]
     ends = np.cumsum([0, *map(len, texts)])
@@ -91,8 +95,9 @@ def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], prep
     joint = counts / counts.sum()
     level_probs, class_probs = joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True)
     information = (joint * np.log(np.where(joint > 0, joint / (level_probs * class_probs), 1))).sum()
-    bias = (joint.shape[0] - 1) * (joint.shape[1] - 1) / (2 * counts.sum())
-    return float((information - bias) / -(class_probs * np.log(class_probs)).sum())
+    degrees = (joint.shape[0] - 1) * (joint.shape[1] - 1)
+    chance = (degrees + 2 * np.sqrt(2 * degrees)) / (2 * counts.sum())
+    return float((information - chance) / -(class_probs * np.log(class_probs)).sum())
 
 
 def fit_mode(

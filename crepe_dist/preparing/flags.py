@@ -209,10 +209,10 @@ class PreparationFlags(ColumnFlags, Command):
     )
     seed: int = setting(0, "Random seed of the sampling and of the splits.", int_range(0, (1 << 32) - 1))
     mode: str = setting(
-        "paper",
-        "Encoding of the texts. paper: lower case, read in reverse order. full: upper and lower case, read in reverse "
-        "order. marked: like paper, and marks indicate capital letters, so that a word keeps its characters in any "
-        "case. auto: marked if the use of capital letters indicates the class, otherwise paper. notebook: read in "
+        AUTO,
+        "Encoding of the texts. auto: marked if the use of capital letters indicates the class, otherwise paper. "
+        "paper: lower case, read in reverse order. marked: like paper, and marks indicate capital letters, so that a "
+        "word keeps its characters in any case. full: upper and lower case, read in reverse order. notebook: read in "
         "order; upper-case letters and line breaks are unknown characters.",
         Choice((*MODES, AUTO)),
     )

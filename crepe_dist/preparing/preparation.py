@@ -61,7 +61,7 @@ def prepare_sample(out: Path, render_page: Callable[[dict[str, Any]], str] | Non
         render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
             written.
     """
-    spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
+    spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT, fit_mode=True)
     prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, render_page=render_page)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import dataset
+from crepe_dist.data.char_encoder import STANDARD_ALPHABETS
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.preparing.building import BuildResult
@@ -61,7 +62,7 @@ def build_data_report(
         "encoding": built.encoder.to_dict(),
         "fit": {
             "length": spec.fit_length,
-            "alphabet": spec.fit_alphabet != FIXED and known - values != set(spec.encoder.alphabet),
+            "alphabet": spec.fit_alphabet != FIXED and known - values != {*STANDARD_ALPHABETS[built.encoder.mode]},
             "characters": len(known - values),
             "rare": len(set(built.encoder.two_id_characters) - values),
         },
