@@ -24,6 +24,7 @@ from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
@@ -115,15 +116,18 @@ class TestProcesses:
         assert found.two_id_characters
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
-    @pytest.mark.parametrize(("labels", "mode"), [("ab", "marked"), ("aabb", "paper")])
-    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, labels, mode):
+    @pytest.mark.parametrize(
+        ("labels", "rows", "mode"),
+        [("ab", 400, "marked"), ("aabb", 400, "paper"), ("aaabaaabaabb", 40, "paper")],  # The last one is chance.
+    )
+    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, labels, rows, mode):
         """Every second text has capital letters. They indicate the class only if every second label is the same."""
         texts = ("THE WHITE house", "the white house")
-        rows = [f"{labels[n % len(labels)]},{texts[n % 2]} {n}" for n in range(400)]
+        rows = [f"{labels[n % len(labels)]},{texts[n % 2]} {n}" for n in range(rows)]
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         printed: list[str] = []
         sources = find_sources([str(tmp_path / "rows.csv")])
-        spec = PreparationSpec(split=SplitOptions(0.2), fit_mode=True, fit_length=True)
+        spec = replace(PreparationFlags().to_spec(), split=SplitOptions(0.2))
         prepare(sources, tmp_path / "one", spec, processes=1, print_line=printed.append)
         prepare(sources, tmp_path / "two", spec, processes=2)
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
