@@ -19,6 +19,7 @@ from crepe_dist.evaluating.drift_statistics import (
     ProportionTable,
     compare_proportions,
     critical_value,
+    effective_num_groups,
     effective_sample_size,
     find_new_texts,
 )
@@ -57,9 +58,10 @@ def drift(args: Any) -> None:
         why, remedy = "its test split is unknown without the run", "name the data set of the training: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)
     rows, reference_texts, groups, current_texts, num_others = _texts(args, predictor)
-    statistics, has_groups = DriftStatistics(predictor, reference_texts), groups is not None
+    statistics = DriftStatistics(predictor, reference_texts)
     reference = statistics.sums(reference_texts, groups)
-    table = compare_proportions(reference, statistics.sums(current_texts), args.min_effect, has_groups=has_groups)
+    effective_groups = None if groups is None else effective_num_groups(groups)
+    table = compare_proportions(reference, statistics.sums(current_texts), args.min_effect, effective_groups)
     figures = table[table["group"] != HISTOGRAM]
     changed = figures[figures["changed"]]
     # These keys are the keys of the JSON file.
@@ -75,15 +77,19 @@ def drift(args: Any) -> None:
         "notes": [*rows.notes(), f"not compared, because invalid, repeated or used in training: {num_others:,}"],
         "figures": table.to_dict("records"),
     }
-    noise = critical_value(len(figures)) * (1 / len(reference_texts) + 1 / len(current_texts)) ** 0.5
+    noise = critical_value(len(figures), effective_groups) * (1 / len(reference_texts) + 1 / len(current_texts)) ** 0.5
     if groups is not None:
         num_groups = len(np.unique(groups))
         # Texts of a group are alike, so they are as informative as a smaller number of independent texts.
         effective = np.median(effective_sample_size(reference.loc["class"]).clip(1, len(groups)))
         noise *= (len(groups) / effective) ** 0.5
         result["test_groups"] = num_groups
-        result["notes"].append(f"the test texts are of {pluralize(num_groups, 'group')}, which are the sampling units")
-    low, high = (percent(np.sin(np.pi / 6 + sign * max(noise, args.min_effect) / 2) ** 2) for sign in (-1, 1))
+        of_equal_size = f"they are as informative as {effective_groups:.3g} groups of equal size"
+        result["notes"].append(
+            f"sampling units: the {pluralize(num_groups, 'group')} of the test texts; {of_equal_size}"
+        )
+    angles = np.pi / 6 + np.array([-1, 1]) * max(noise, args.min_effect) / 2
+    low, high = map(percent, np.sin(angles.clip(0, np.pi / 2)) ** 2)
     result["notes"].append(f"detectable changes: a class of 25 % must fall below {low} or rise above {high}")
     if not predictor.is_multilabel and MEAN in set(figures["name"]):
         test_accuracy = predictor.metadata["test_accuracy"]

@@ -23,6 +23,7 @@ from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.score_page import interval
+from crepe_dist.runs.group_bootstrap import student_quantile
 
 # Nominal probability that at least one proportion causes a false alarm. For 100 texts, the actual probability is 0.04,
 # because the distributions are skewed.
@@ -131,7 +132,7 @@ def sum_terms(parts: Any, wholes: Any) -> Any:
 
 
 def compare_proportions(
-    reference: ProportionTable, current: ProportionTable, min_effect: float, *, has_groups: bool = False
+    reference: ProportionTable, current: ProportionTable, min_effect: float, num_groups: float | None = None
 ) -> ProportionTable:
     """Compare the proportions of the test split with the proportions of the new texts.
 
@@ -141,6 +142,7 @@ def compare_proportions(
         reference: Sums over the texts of the test split.
         current: Sums over the new texts.
         min_effect: Minimum absolute effect of a change.
+        num_groups: Effective number of groups of the test split. ``None``: its texts have no groups.
 
     Returns:
         A table. ``then`` and ``now`` are the proportions. ``low`` to ``high`` is the 95 % interval of their difference,
@@ -151,7 +153,7 @@ def compare_proportions(
     """
     is_compared = (reference["whole"] > 0) & (current["whole"] > 0) & (reference["part"] + current["part"] > 0)
     reference, current = reference[is_compared], current[is_compared]
-    basis = reference if has_groups else reference + current
+    basis = reference + current if num_groups is None else reference
     per_unit = effective_sample_size(basis) / basis["whole"]
     then, now = (sums["part"] / sums["whole"] for sums in (reference, current))
     sizes = [np.minimum(effective_sample_size(sums), per_unit * sums["whole"]) for sums in (reference, current)]
@@ -164,7 +166,7 @@ def compare_proportions(
     table["high"] = now - then + np.hypot(new_high - now, then - low)
     table["effect"] = angles[1] - angles[0]
     is_tested = table.index.get_level_values(0) != HISTOGRAM
-    noise = critical_value(is_tested.sum()) * np.sqrt(1 / sizes[0] + 1 / sizes[1])
+    noise = critical_value(is_tested.sum(), num_groups) * np.sqrt(1 / sizes[0] + 1 / sizes[1])
     table["changed"] = is_tested & (table["effect"].abs() >= np.maximum(noise, min_effect))
     return table.rename_axis(["group", "name"]).reset_index()
 
@@ -181,6 +183,27 @@ def effective_sample_size(sums: ProportionTable) -> Any:
     return sizes.where(squares > 1e-9 * sums["bb"], sums["texts"])
 
 
-def critical_value(num_tests: int) -> float:
-    """Return the critical value of ``num_tests`` two-sided tests, with Bonferroni's correction."""
-    return NormalDist().inv_cdf(1 - FALSE_ALARM_PROB / (2 * max(1, num_tests)))
+def effective_num_groups(groups: npt.NDArray[np.integer[Any]]) -> float:
+    """Return the number of groups of equal size whose variance can be estimated as precisely as that of these groups.
+
+    Large groups dominate the variance, so the result is small if a few groups have most of the texts (Satterthwaite
+    1946, doi:10.2307/3002019).
+
+    Args:
+        groups: Groups of the texts, int [texts].
+    """
+    squares = np.unique(groups, return_counts=True)[1].astype(np.float64) ** 2
+    return float(squares.sum() ** 2 / (squares**2).sum())
+
+
+def critical_value(num_tests: int, num_groups: float | None = None) -> float:
+    """Return the critical value of ``num_tests`` two-sided tests, with Bonferroni's correction.
+
+    The variance between few groups is known only roughly. With groups, the value is therefore a quantile of Student's
+    distribution instead of the normal distribution.
+
+    Args:
+        num_groups: Effective number of groups. ``None``: the texts have no groups.
+    """
+    quantile = NormalDist().inv_cdf(1 - FALSE_ALARM_PROB / (2 * max(1, num_tests)))
+    return quantile if num_groups is None else student_quantile(quantile, max(1.0, num_groups - 1))

@@ -20,10 +20,10 @@ from crepe_dist.formatting import number, percent, pluralize, truncate_to_width
 from crepe_dist.model.calibration import reverse_cumsum, wilson_lower_bound
 from crepe_dist.reports import drawing
 from crepe_dist.reports.page import render
+from crepe_dist.runs.group_bootstrap import Z
 from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.version import __version__
 
-Z = 1.959964  # 97.5 % quantile of the normal distribution.
 # Longer training does not help a class with fewer training rows than this, so longer training is not recommended.
 FEW_ROWS = 50
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.

@@ -17,7 +17,7 @@ from crepe_dist.model.calibration import wilson_lower_bound
 Counts = npt.NDArray[np.int64]
 
 NUM_REPLICATES = 2000  # Number of bootstrap replicates.
-Z = NormalDist().inv_cdf(0.975)  # Half the width of a 95 % interval in standard deviations.
+Z = NormalDist().inv_cdf(0.975)  # 97.5 % quantile of the normal distribution.
 ALL_CLASSES = -1  # Value of the first column of the counts for the documents of all classes.
 
 
@@ -63,12 +63,17 @@ def bootstrap_interval(counts: Counts) -> tuple[float, float]:
         right = proportions[0] * num_groups
         low, wrong = (wilson_lower_bound(num_groups, part, Z) for part in (right, num_groups - right))
         return max(float(low), 0.0), min(1 - float(wrong), 1.0)
-    tail = NormalDist().cdf(-np.sqrt(num_groups / (num_groups - 1)) * _student_quantile(num_groups - 1))
+    tail = NormalDist().cdf(-np.sqrt(num_groups / (num_groups - 1)) * student_quantile(Z, num_groups - 1))
     low, high = np.quantile(proportions, [tail, 1 - tail]).tolist()
     return low, high
 
 
-def _student_quantile(degrees: int) -> float:
-    """Approximate the 97.5 % quantile of Student's distribution (Abramowitz & Stegun 1964, 26.7.5)."""
-    terms = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
-    return float(Z + sum(term / degrees**power for power, term in enumerate(terms, start=1)))
+def student_quantile(z: float, degrees: float) -> float:
+    """Approximate a quantile of Student's distribution (Abramowitz & Stegun 1964, 26.7.5).
+
+    Args:
+        z: Quantile of the normal distribution for the same probability.
+        degrees: Degrees of freedom.
+    """
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))

@@ -21,7 +21,7 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
-from crepe_dist.evaluating.drift_statistics import compare_proportions, sum_terms
+from crepe_dist.evaluating.drift_statistics import compare_proportions, effective_num_groups, sum_terms
 from crepe_dist.evaluating.rows import load_eval_rows
 from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
@@ -338,22 +338,28 @@ def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place,
     assert "label" not in rows.dataset.text("test", 0)
 
 
-def test_the_texts_of_a_group_are_no_independent_evidence_of_drift():
-    def draw(count):
-        """Draw texts in groups of 20. The mean of the rates is 0.1, and the rates differ between the groups."""
-        rates = generator.beta(1, 9, (30, count // 20))
-        return generator.random((30, count)) < np.repeat(rates, 20, axis=1)
+@pytest.mark.parametrize("sizes", [[20] * 200, [1300, *[90] * 29]], ids=["many", "few, one with a third of the texts"])
+def test_the_texts_of_a_group_are_no_independent_evidence_of_drift(sizes):
+    def draw():
+        """Draw counts of texts of each group. The mean of the rates is 0.1, and the rates differ between the groups."""
+        return generator.binomial(sizes, generator.beta(1, 9, (30, len(sizes)))).astype(float)
 
-    def alarm(reference, current, size):
+    def sums(*terms):
         columns = ("part", "whole", "aa", "ab", "bb", "texts")
-        tables = []
-        for parts, unit in ((reference, size), (current, 1)):
-            parts = parts.reshape(30, -1, unit).sum(axis=2).astype(float)
-            tables.append(pd.DataFrame(dict(zip(columns, sum_terms(parts, np.full_like(parts, unit)))), names))
-        return compare_proportions(tables[0], tables[1], 0.0, has_groups=size > 1)["changed"].any()
+        return pd.DataFrame(dict(zip(columns, terms)), names)
+
+    def by_group(counts):
+        return sums(*sum_terms(counts, np.broadcast_to(sizes, counts.shape).astype(float)))
+
+    def by_text(counts):  # The part of a text is 0 or 1, and its whole is 1.
+        part, whole = counts.sum(axis=1), np.full(30, float(sum(sizes)))
+        return sums(part, whole, part, part, whole, whole)
+
+    def has_alarm(reference, current, num_groups=None):
+        return compare_proportions(reference, by_text(current), 0.0, num_groups)["changed"].any()
 
     generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
-    samples = [(draw(4000), draw(4000)) for _ in range(50)]
-    by_text, by_group = (sum(alarm(*pair, size) for pair in samples) for size in (1, 20))
-    assert by_text > 30
-    assert by_group < 5  # 1.5 are expected
+    num_groups = effective_num_groups(np.repeat(np.arange(len(sizes)), sizes))
+    samples = [(draw(), draw()) for _ in range(30)]
+    assert sum(has_alarm(by_text(reference), current) for reference, current in samples[:10]) > 6
+    assert sum(has_alarm(by_group(reference), current, num_groups) for reference, current in samples) < 3

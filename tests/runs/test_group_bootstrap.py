@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.reports.score_page import accuracy_interval, describe_interval, interval, table
-from crepe_dist.runs.group_bootstrap import _student_quantile, bootstrap_interval, count_by_group
+from crepe_dist.runs.group_bootstrap import Z, bootstrap_interval, count_by_group, student_quantile
 from crepe_dist.runs.scores import MulticlassScores
 
 
@@ -39,7 +39,8 @@ def test_the_interval_contains_the_true_accuracy_as_often_as_it_says(num_groups)
 def test_intervals_of_few_or_uniform_groups():
     assert bootstrap_interval(np.array([[100, 90, 1]])) == (0, 1)
     assert [*bootstrap_interval(np.array([[5, 5, 20], [9, 9, 30]]))] == pytest.approx([*map(float, interval(50, 50))])
-    assert _student_quantile(4) == pytest.approx(2.776, abs=0.01)
+    assert student_quantile(Z, 4) == pytest.approx(2.776, abs=0.01)
+    assert student_quantile(3.4808, 20) == pytest.approx(4.146, abs=0.01)  # 99.975 %.
 
 
 def test_groups_of_one_document_give_nearly_wilson_s_interval():
