@@ -165,9 +165,7 @@ class CharEncoder:
         """Return the character ids of texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
         length = self.feature_len
         if max(map(len, texts), default=0) > 2 * length:
-            # Each character has at least one id, so no other characters can be read. These characters also include the
-            # neighbours of each capital letter that is read.
-            texts = [text if len(text) <= 2 * length else text[:length] + text[-length:] for text in texts]
+            texts = list(map(self._ends, texts))
         texts = self._mark_capitals(texts)
         if self.two_id_characters or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > length:
             texts = [self._truncate(self._spell(text)) for text in texts]
@@ -177,6 +175,15 @@ class CharEncoder:
         """Return the results of ``encode`` and ``lengths`` in one pass over the texts."""
         spelt = list(map(self._spell, self._mark_capitals(texts)))
         return self._encode_truncated(list(map(self._truncate, spelt))), np.array(list(map(len, spelt)), np.int64)
+
+    def _ends(self, text: str) -> str:
+        """Return the first and the last ``feature_len`` characters of a text.
+
+        Each character has at least one id, so no other characters can be read. The result also contains the neighbours
+        of each capital letter that is read.
+        """
+        length = self.feature_len
+        return text if len(text) <= 2 * length else text[:length] + text[-length:]
 
     def _encode_truncated(self, texts: Sequence[str]) -> CharIds:
         """Encode texts that ``_truncate`` returned."""
@@ -299,6 +306,8 @@ class CharEncoder:
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of a text before truncation, return the index of the character that it encodes, int64 [n]."""
+        if self.mode != "marked" and len(self._spell(text)) == len(text):
+            return np.arange(len(text))
         points = _code_points(text)
         counts = characters.id_counts(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)[points]
         if self.mode == "marked":  # The id of a mark belongs to the capital letter after the mark.
@@ -320,9 +329,9 @@ class CharEncoder:
         length = self.feature_len
         if len(text) <= length and len(self._expand(text)) <= length:
             return range(0)
-        places, (head, tail) = self._char_indices(text), self.head_tail_lengths
+        places, (head, tail) = self._char_indices(self._ends(text)), self.head_tail_lengths
         start = int(places[head - 1]) + 1 if head else 0
-        stop = int(places[len(places) - tail]) if tail else len(text)
+        stop = int(places[len(places) - tail]) + max(0, len(text) - 2 * length) if tail else len(text)
         return range(start, max(start, stop))
 
     @cached_property
