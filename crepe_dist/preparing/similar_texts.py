@@ -9,6 +9,8 @@ not grow with the data set. The sample depends only on the files and lines of th
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,9 @@ MAX_CHARS = 512
 NGRAM = 12
 # Number of hash functions of a MinHash signature.
 NUM_HASHES = 32
+# An n-gram that more than this fraction of the held-out texts contain is ignored. It is a phrase that all texts have in
+# common, such as the disclaimer of a newsletter, so new texts contain it as well.
+MAX_NGRAM_FREQUENCY = 0.5
 # Minimum similarity of rows with a common template, and of rows that are nearly copies of each other.
 TEMPLATE, COPY = 0.2, 0.5
 _IGNORED, _DIGIT = re.compile(r"[\W_]+"), re.compile(r"\d")
@@ -118,5 +123,8 @@ def _find_most_similar(ngrams: Hashes, others: Hashes) -> tuple[npt.NDArray[np.f
         # Two texts have the same minimum with a probability equal to their similarity.
         matches += (ngrams * factor).min(axis=1)[:, None] == (others * factor).min(axis=1)
     best = matches.argmax(axis=1)
-    pairs = ((set(text.tolist()), set(others[row].tolist())) for text, row in zip(ngrams, best))
-    return np.array([len(one & other) / len(one | other) for one, other in pairs]), best
+    sets, sets_of_best = ([set(text) for text in matrix.tolist()] for matrix in (ngrams, others[best]))
+    counts = Counter(chain.from_iterable(sets))
+    frequent = {ngram for ngram, count in counts.items() if count > MAX_NGRAM_FREQUENCY * len(sets)}
+    pairs = [(one - frequent, other - frequent) for one, other in zip(sets, sets_of_best)]
+    return np.array([len(one & other) / max(1, len(one | other)) for one, other in pairs]), best

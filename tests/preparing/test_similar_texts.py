@@ -38,6 +38,12 @@ def copied(generator):
     return f"{unrelated(random.Random(generator.randrange(300)))} {words(generator, 2)}"
 
 
+def with_disclaimer(generator):
+    return (
+        f"{words(generator, 6)}; this message is confidential and is meant only for the person to whom it is addressed"
+    )
+
+
 def prepare(folder, make_text, **options):
     generator = random.Random(1)
     rows = {"text": [make_text(generator) for _ in range(1000)], "label": ["a", "b"] * 500}
@@ -61,6 +67,12 @@ def test_unrelated_rows_are_not_reported(tmp_path):
     summary, warnings = prepare(tmp_path / "out", unrelated, test=0.0, validation=0.2)
     assert not warnings
     assert summary["similar"]["split"] == "validation"
+    assert summary["similar"]["templates"] == 0
+
+
+def test_a_phrase_of_all_rows_is_ignored(tmp_path):
+    summary, warnings = prepare(tmp_path / "out", with_disclaimer)
+    assert not warnings
     assert summary["similar"]["templates"] == 0
 
 
