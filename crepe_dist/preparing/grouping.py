@@ -18,11 +18,10 @@ from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.data.dataset import ALL_SPLITS
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent, pluralize
+from crepe_dist.preparing.splitting import TEST, TRAIN, VALIDATION, Assignment
 from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 
 Rows = npt.NDArray[np.int64]
-# Indices in ``dataset.ALL_SPLITS`` of the splits whose rows have groups.
-TRAIN, VALIDATION, TEST = range(3)
 # Largest hash. It stands for a missing value when the smallest hash of a group is computed.
 NO_HASH = np.uint64(np.iinfo(np.uint64).max)
 # Maximum number of groups that a warning names.
@@ -71,7 +70,62 @@ class Grouping:
         np.minimum.at(of_texts, ids, rows["exact"][chosen])
         return hash_random(seed, np.where(smallest == NO_HASH, of_texts, smallest))
 
-    def numbers(self, assignment: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    def draw_splits(
+        self,
+        rows: Any,
+        chosen: Rows,
+        labels: npt.NDArray[np.int32] | None,
+        fractions: dict[int, float],
+        seed: int,
+        remedy: str,
+    ) -> Iterator[tuple[int, Rows]]:
+        """Divide rows into splits, group by group. Yield the index of each drawn split, and its rows.
+
+        ``fractions`` is set.
+
+        Args:
+            rows: Records of all rows.
+            chosen: Indices of the rows to divide.
+            labels: Label of each row in ``chosen``, if the splits are stratified; otherwise ``None``.
+            fractions: Fraction of the rows of each split, by the index of the split.
+            seed: Seed of the random numbers.
+            remedy: Remedy that precedes the others in the error message; may be empty.
+
+        Raises:
+            UserError: No group is small enough for a split.
+        """
+        ids, numbers = self.ids[chosen], self.draw(rows, chosen, seed)
+        labels = np.zeros(len(chosen), np.int32) if labels is None else labels
+        num_classes = int(labels.max()) + 1
+        pairs, counts = np.unique(ids * num_classes + labels, return_counts=True)
+        starts = np.searchsorted(pairs, np.arange(len(numbers) + 1) * num_classes).tolist()
+        cells = list(zip((pairs % num_classes).tolist(), counts.tolist()))
+
+        def cells_of(group: int) -> list[tuple[int, int]]:
+            return cells[starts[group] : starts[group + 1]]
+
+        sizes, sizes_of_groups = np.bincount(labels), np.bincount(ids)
+        present = np.flatnonzero(sizes_of_groups)
+        order = present[np.argsort(numbers[present], kind="stable")]
+        for split, fraction in fractions.items():
+            targets = np.rint(sizes * fraction) if num_classes > 1 else np.floor(sizes * fraction)
+            taken = np.zeros(len(numbers), np.bool_)
+            taken[choose_groups(order, cells_of, sizes.tolist(), targets.tolist())] = True
+            held_out = taken[ids]
+            if targets.sum() > 0 and not held_out.any():
+                sizes_of_groups = sizes_of_groups[present]
+                smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
+                raise UserError(
+                    f"no group is small enough for the {ALL_SPLITS[split]} split of {percent(fraction)} of the rows",
+                    f"the smallest of {pluralize(len(present), 'group')} has {smallest} of the rows, the largest "
+                    f"has {largest}, and the rows of a group stay together",
+                    f"{remedy}give a larger fraction or a file with --{ALL_SPLITS[split]}",
+                )
+            self.fractions[split] = (fraction, float(held_out.mean()))
+            order = order[~taken[order]]
+            yield split, chosen[held_out]
+
+    def numbers(self, assignment: Assignment) -> npt.NDArray[np.int32]:
         """Return the group of each row in a split, int32 [rows]: consecutive numbers from 0. Other rows have -1."""
         chosen = np.flatnonzero(assignment <= TEST)
         numbers = np.full(len(self.ids), -1, np.int32)
@@ -79,7 +133,7 @@ class Grouping:
         numbers[chosen] = (np.cumsum(np.bincount(ids) > 0) - 1)[ids]
         return numbers
 
-    def describe(self, collected: SpooledRows, assignment: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    def describe(self, collected: SpooledRows, assignment: Assignment) -> dict[str, Any]:
         """Return the numbers of the report about the groups.
 
         Keys: ``columns``; ``count``, the number of groups; ``largest``, the size and the name of the largest group;
@@ -106,9 +160,7 @@ class Grouping:
             },
         }
 
-    def _find_shared(
-        self, collected: SpooledRows, assignment: npt.NDArray[np.uint8], one: int, other: int
-    ) -> dict[str, Any]:
+    def _find_shared(self, collected: SpooledRows, assignment: Assignment, one: int, other: int) -> dict[str, Any]:
         """Describe the values of the split ``one`` that also occur in the split ``other``. Return {} if there are none.
 
         Keys: ``groups``, the number of values; ``rows``, the number of rows of ``one`` with such a value; ``examples``.
@@ -203,58 +255,3 @@ def choose_groups(
                 left[label] -= count
             chosen.append(group)
     return chosen
-
-
-def split_groups(
-    grouping: Grouping,
-    rows: Any,
-    chosen: Rows,
-    labels: npt.NDArray[np.int32] | None,
-    fractions: dict[int, float],
-    seed: int,
-    remedy: str,
-) -> Iterator[tuple[int, Rows]]:
-    """Divide rows into splits, group by group. Yield the index of each drawn split, and its rows.
-
-    Args:
-        grouping: Groups of the rows. Its ``fractions`` are set.
-        rows: Records of all rows.
-        chosen: Indices of the rows to divide.
-        labels: Label of each row in ``chosen``, if the splits are stratified; otherwise ``None``.
-        fractions: Fraction of the rows of each split, by the index of the split.
-        seed: Seed of the random numbers.
-        remedy: Remedy that precedes the others in the error message; may be empty.
-
-    Raises:
-        UserError: No group is small enough for a split.
-    """
-    ids, numbers = grouping.ids[chosen], grouping.draw(rows, chosen, seed)
-    labels = np.zeros(len(chosen), np.int32) if labels is None else labels
-    num_classes = int(labels.max()) + 1
-    pairs, counts = np.unique(ids * num_classes + labels, return_counts=True)
-    starts = np.searchsorted(pairs, np.arange(len(numbers) + 1) * num_classes).tolist()
-    cells = list(zip((pairs % num_classes).tolist(), counts.tolist()))
-
-    def cells_of(group: int) -> list[tuple[int, int]]:
-        return cells[starts[group] : starts[group + 1]]
-
-    sizes, sizes_of_groups = np.bincount(labels), np.bincount(ids)
-    present = np.flatnonzero(sizes_of_groups)
-    order = present[np.argsort(numbers[present], kind="stable")]
-    for split, fraction in fractions.items():
-        targets = np.rint(sizes * fraction) if num_classes > 1 else np.floor(sizes * fraction)
-        taken = np.zeros(len(numbers), np.bool_)
-        taken[choose_groups(order, cells_of, sizes.tolist(), targets.tolist())] = True
-        held_out = taken[ids]
-        if targets.sum() > 0 and not held_out.any():
-            sizes_of_groups = sizes_of_groups[present]
-            smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
-            raise UserError(
-                f"no group is small enough for the {ALL_SPLITS[split]} split of {percent(fraction)} of the rows",
-                f"the smallest of {pluralize(len(present), 'group')} has {smallest} of the rows, the largest "
-                f"has {largest}, and the rows of a group stay together",
-                f"{remedy}give a larger fraction or a file with --{ALL_SPLITS[split]}",
-            )
-        grouping.fractions[split] = (fraction, float(held_out.mean()))
-        order = order[~taken[order]]
-        yield split, chosen[held_out]

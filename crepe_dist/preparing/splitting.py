@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,10 @@ import numpy.typing as npt
 from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import command_line
-from crepe_dist.preparing.grouping import Grouping, split_groups
 from crepe_dist.preparing.spool import Rows
+
+if TYPE_CHECKING:
+    from crepe_dist.preparing.grouping import Grouping
 
 # Split of each row, or the reason why the row is left out, uint8 [rows].
 Assignment = npt.NDArray[np.uint8]
@@ -155,7 +157,7 @@ def _draw_splits(
         )
         labels = label[free] if split.stratified else None
         seed = split.seed * 8 + SPLIT_DRAW
-        for code, held_out in split_groups(grouping, rows, free, labels, fractions, seed, remedy):
+        for code, held_out in grouping.draw_splits(rows, free, labels, fractions, seed, remedy):
             assignment[held_out] = code
         return
     if split.stratified:
