@@ -26,6 +26,8 @@ HTML = [
     "&amp;lt;b&amp;gt; &#38;amp; &eacute; &hellip &notit; &#x1F600; \ufeff<i>x</i>", "<b></b>",
     "<p>\x1f\x85\u2028x</p>",
     "</textarea>x <textarea>y", "&#0;<b>&#xD800;&#x110000;&#128;</b>",
+    "A&#14;B<b>&#xF;CD</b>\x0eE &#9;&#10;&#11;&#12;&#13;&#0014&#x7f;&#x80;",
+    "&#xfdd0;&#xFFFE;&#x1ffff;&#x10FFFE;&#xfffd;&#x20;",
 ]  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def test_the_page_removes_what_python_does(predictor, browser, monkeypatch, tmp_
     monkeypatch.setattr(web_page, "web_runtime", lambda: ("", b""))
     export(predictor, "web", tmp_path / "page", usual(20))
     script = (tmp_path / "page" / web_page.PAGE).read_text(encoding="utf-8")
-    function = re.search(r"^function withoutTags.*?^}$", script, re.DOTALL | re.MULTILINE)
+    function = re.search(r"^const REFERENCE.*?^function withoutTags.*?^}$", script, re.DOTALL | re.MULTILINE)
     assert function is not None
     browser.get("data:text/html,<p>")
     found = browser.execute_script(
