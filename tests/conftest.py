@@ -204,14 +204,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_with_capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder like ``data``, whose texts have marked capital letters. By default, training changes their case."""
-    letters = "abcdefghijklmnoprstuABCDEFG    "
-    return prepare_small(tmp_path_factory.mktemp("source"), CharEncoder("marked", FEATURE_LEN), letters=letters)
+    return prepare_with_capitals(tmp_path_factory.mktemp("source"))
 
 
-def prepare_small(folder: Path, encoder: CharEncoder, **more: Any) -> Path:
-    """Prepare 301 training and 97 test rows. Return the prepared folder."""
-    write_csv(folder / "train.csv", 301, seed=1, **more)
-    write_csv(folder / "test.csv", 97, seed=2, **more)
+def prepare_with_capitals(folder: Path, **more: Any) -> Path:
+    """Prepare texts with marked capital letters. The further arguments are those of ``prepare_small``."""
+    return prepare_small(folder, CharEncoder("marked", FEATURE_LEN), letters="abcdefghijklmnoprstuABCDEFG    ", **more)
+
+
+def prepare_small(folder: Path, encoder: CharEncoder, train_rows: int = 301, test_rows: int = 97, **more: Any) -> Path:
+    """Prepare training and test rows. Return the prepared folder."""
+    write_csv(folder / "train.csv", train_rows, seed=1, **more)
+    write_csv(folder / "test.csv", test_rows, seed=2, **more)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
     prepare(find_sources([str(folder)]), out, PreparationSpec(encoder))

@@ -16,7 +16,7 @@ from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.settings.options import ModelOptions
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import QUICK, command, run
+from tests.conftest import QUICK, command, prepare_with_capitals, run
 from tests.helpers import cuda_emulator
 from tests.helpers.engines import initial, small_shape
 from tests.helpers.needs import needs
@@ -48,8 +48,9 @@ def on_gpu() -> Backend:
 
 
 @pytest.fixture(scope="module")
-def data(data_with_capitals: Path) -> Path:
-    return data_with_capitals
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with two thirds of the rows of ``data_with_capitals``, because the emulator computes slowly."""
+    return prepare_with_capitals(tmp_path_factory.mktemp("source"), train_rows=201, test_rows=65)
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def test_gradients_do_not_depend_on_previous_batches():
     network, batch = varied(DROPPING), some_batch(DROPPING, 9)
     expected, logits = gradients(on_gpu(network), batch), on_gpu(network).logits(batch)
     engine = on_gpu(network)
-    for rows in (40, 1):
+    for rows in (20, 1):
         gradients(engine, some_batch(DROPPING, rows))
         got = gradients(engine, batch)
         assert got[0] == expected[0]
@@ -176,7 +176,7 @@ def test_training_equals_the_cpu_engine(options, clip_norm):
         optimizer = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
         step = TrainingStep(engine, optimizer, 1)
         for number in range(6):
-            step(some_batch(shape, 20 + number % 3), number + 1, 0.001)
+            step(some_batch(shape, 10 + number % 3), number + 1, 0.001)
         optimizer.synchronize()
         trained.append({name: array.copy() for name, array in engine.state_dict().items()})
     expected, values = trained
@@ -197,13 +197,13 @@ def test_a_saved_state_continues_exactly(options):
 
     engine, optimizer, step = create()
     for number in range(1, 4):
-        step(some_batch(DROPPING, 20 + number), number, 0.001)
+        step(some_batch(DROPPING, 8 + number), number, 0.001)
     values, state = {name: array.copy() for name, array in engine.state_dict().items()}, optimizer.state_dict()
-    step(some_batch(DROPPING, 24), 4, 0.001)
+    step(some_batch(DROPPING, 12), 4, 0.001)
     other, restored, resumed = create()
     other.load_state_dict(values)
     restored.load_state_dict(state)
-    resumed(some_batch(DROPPING, 24), 4, 0.001)
+    resumed(some_batch(DROPPING, 12), 4, 0.001)
     for name, array in engine.state_dict().items():
         assert np.array_equal(other.state_dict()[name], array), name
     assert all(np.array_equal(array, restored.state_dict()[name]) for name, array in optimizer.state_dict().items())
