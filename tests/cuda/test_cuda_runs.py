@@ -84,6 +84,7 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
     harness.assert_same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
     printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1)
     assert "(NCCL cannot use several MIG slices of one GPU)" in printed, printed
@@ -131,16 +132,21 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
         assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name
 
 
-def test_answers_are_those_of_the_cpu(data, alone, tmp_path):
+def test_answers_are_those_of_the_cpu(alone, tmp_path):
     with cuda_emulator.for_processes(FOLDER):
         printed = run(program("helpers/fit_and_predict.py", alone, "gpu", "cpu"), tmp_path)
         rankings, labels, imported = json.loads(printed)
-        evaluate = command("evaluate", alone, "--data", data, "--device")
-        tables = [run([*evaluate, device], tmp_path).splitlines()[:4] for device in ("gpu", "cpu")]
     assert len(rankings[0]) == 6
     assert all(one == pytest.approx(other, abs=0.01) for one, other in zip(*rankings))
     assert labels == ["bad", "good", "bad", "good"]
     assert imported == []
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_cpu(data, alone, tmp_path):
+    with cuda_emulator.for_processes(FOLDER):
+        evaluate = command("evaluate", alone, "--data", data, "--device")
+        tables = [run([*evaluate, device], tmp_path).splitlines()[:4] for device in ("gpu", "cpu")]
     assert tables[0] == tables[1]
 
 
