@@ -18,7 +18,7 @@ from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.data.dataset import ALL_SPLITS
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent, pluralize
-from crepe_dist.preparing.splitting import TEST, TRAIN, VALIDATION, Assignment
+from crepe_dist.preparing.splitting import SPLIT_PAIRS, TEST, TRAIN, Assignment
 from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 
 Rows = npt.NDArray[np.int64]
@@ -146,7 +146,6 @@ class Grouping:
         chosen = np.flatnonzero(assignment <= TEST)
         sizes = np.bincount(self.ids[chosen])
         largest = chosen[np.argmax(self.ids[chosen] == sizes.argmax())]
-        pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
         return {
             "columns": list(self.columns),
             "count": int(np.count_nonzero(sizes)),
@@ -154,7 +153,7 @@ class Grouping:
             "fractions": {ALL_SPLITS[split]: list(fractions) for split, fractions in self.fractions.items()},
             "across": {
                 f"{ALL_SPLITS[one]} in {ALL_SPLITS[other]}": shared
-                for one, other in pairs
+                for one, other in SPLIT_PAIRS
                 if not {one, other} <= {TRAIN, *self.fractions}  # Splits that were drawn share no group.
                 if (shared := self._find_shared(collected, assignment, one, other))
             },

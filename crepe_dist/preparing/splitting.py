@@ -26,6 +26,8 @@ Assignment = npt.NDArray[np.uint8]
 # The first four values are indices in ``dataset.ALL_SPLITS``. The others are reasons to leave out a row: it repeats
 # another row, its class has too many rows, or its label is not a known class.
 TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)
+# Pairs of splits that should share no rows. The report counts the rows of the first split that are in the second one.
+SPLIT_PAIRS = ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION))
 # Values of --dedupe.
 DEDUPE = ("no", "exact", "near")
 # Purposes of random numbers. Different purposes make the draws for sampling and for splitting independent.

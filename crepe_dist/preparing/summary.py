@@ -22,6 +22,7 @@ from crepe_dist.preparing.splitting import (
     CHUNK_ROWS,
     DUPLICATE,
     SAMPLED_OUT,
+    SPLIT_PAIRS,
     TEST,
     TRAIN,
     UNKNOWN,
@@ -200,8 +201,7 @@ def _count_duplicates(
     for repeated, first in iter_duplicates(keys_of["near"], assignment):
         near += len(repeated)
         conflicting += int((collected.rows["label"][repeated] != collected.rows["label"][first]).sum())
-    pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
-    pairs = [pair for pair in pairs if all((built.assignment == code).any() for code in pair)]
+    pairs = [pair for pair in SPLIT_PAIRS if all((built.assignment == code).any() for code in pair)]
     across = {pair: {"exact": 0, "near": 0} for pair in pairs}
     for kind in ("exact", "near"):
         keys = np.ascontiguousarray(keys_of[kind])
