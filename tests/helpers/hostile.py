@@ -10,7 +10,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.files.safe_read import manifest_entry as identity_of
 from crepe_dist.files.safe_read import sha256
+from crepe_dist.preparing.formats import tables
 from crepe_dist.runs.resume_state import FILES, FORMAT, TrainerState
 from crepe_dist.sealed_json import write_sealed_json
 
@@ -42,6 +43,8 @@ class Case:
         arguments: Arguments of the command.
         complaint: Regular expression of the error message, or of the output if ``fine`` is true.
         fine: Whether the command succeeds.
+        limits: Limits of the reader of tables that are lowered for the command, by the name of the constant.
+        is_slow: Whether the case runs only with ``-m slow``.
     """
 
     build: Callable[[Path, Path], object]
@@ -49,6 +52,8 @@ class Case:
     arguments: tuple[str, ...]
     complaint: str
     fine: bool = False
+    limits: dict[str, int] = field(default_factory=dict)
+    is_slow: bool = False
 
 
 def copied(path: Path, where: Path) -> Path:
@@ -289,10 +294,16 @@ CASES["settings: a device"] = Case(lambda where, _: None, "train", ("--config", 
 
 
 def source(
-    file: str, name: str, build: Callable[[Path], object], complaint: str, *arguments: str, fine: bool = False
+    file: str,
+    name: str,
+    build: Callable[[Path], object],
+    complaint: str,
+    *arguments: str,
+    fine: bool = False,
+    **more: Any,
 ) -> None:
     given = (file, "--out", "out", "--feature-len", "123", "--processes", "1", *arguments)
-    CASES[f"source: {name}"] = Case(lambda where, _: build(where / file), "prepare", given, complaint, fine)
+    CASES[f"source: {name}"] = Case(lambda where, _: build(where / file), "prepare", given, complaint, fine, **more)
 
 
 def bomb(text: bytes, times: int, first: bytes = b"", last: bytes = b"") -> Callable[[Path], object]:
@@ -364,7 +375,6 @@ def sheet_row(number: int, end: str = "") -> bytes:
 
 SHEET = [sheet_row(number) for number in range(1, 300)]
 WIDE = [sheet_row(number, f'<c r="XFD{number}"><v>1</v></c>') for number in range(1, 12_000)]
-MILLION = 1_000_000
 
 
 def circle(path: Path) -> None:
@@ -401,15 +411,29 @@ source("x.csv", "labels for the terminal", lambda path: path.write_text(LABELS),
 source("x.parquet", "Parquet: a gigabyte by a dictionary", of_one_text, "expands to more than 1.1 GB")
 source("x.parquet", "Parquet: a page of 300 megabytes", of_one_page, "a column of 300,")
 source("x.parquet", "Parquet: a footer with lies", with_lies, "")
-TOO_MANY: list[tuple[str, dict[str, Any], str]] = [
-    ("a cell at the end of each row", {"sheet": WIDE}, "has more than 33,554,432 cells"),
-    ("4 million strings", {"sheet": SHEET, "strings": [b"<si/>" * MILLION] * 4}, "more than 1,048,576 str"),
-    ("4 million formats", {"sheet": SHEET, "styles": [b"<xf/>" * MILLION] * 4}, "1,048,576 XML tags"),
-    ("4 million cells in a row", {"sheet": [b"<row>", *[b"<c/>" * MILLION] * 4, b"</row>"]}, "1,048,576 XML tags"),
-    ("4 million tags beside rows", {"sheet": [b"<x/>" * MILLION] * 4}, "1,048,576 XML tags"),
-]
-for what, parts, message in TOO_MANY:
-    source("x.xlsx", f"Excel: {what}", partial(workbook, **parts), message)
+
+
+def too_many(limit: int) -> list[tuple[str, dict[str, Any], str]]:
+    """Return workbooks with four times as many strings or tags as the limit, and one with many more cells."""
+    many = f"more than {limit:,} "
+    return [
+        ("a cell at the end of each row", {"sheet": WIDE}, f"has more than {32 * limit:,} cells"),
+        ("many strings", {"sheet": SHEET, "strings": [b"<si/>" * limit] * 4}, f"{many}str"),
+        ("many formats", {"sheet": SHEET, "styles": [b"<xf/>" * limit] * 4}, f"{many}XML tags"),
+        ("many cells in a row", {"sheet": [b"<row>", *[b"<c/>" * limit] * 4, b"</row>"]}, f"{many}XML tags"),
+        ("many tags beside rows", {"sheet": [b"<x/>" * limit] * 4}, f"{many}XML tags"),
+    ]
+
+
+# Reading as much as the limits allow takes seconds per workbook, so the quick cases lower the limits to a sixteenth.
+assert tables.MAX_CELLS == 32 * tables.MAX_STRINGS == 32 * tables.MAX_TAGS
+for what, parts, message in too_many(tables.MAX_TAGS):
+    source("x.xlsx", f"Excel: {what}, with the limits of users", partial(workbook, **parts), message, is_slow=True)
+LOWERED = {name: getattr(tables, name) // 16 for name in ("MAX_CELLS", "MAX_STRINGS", "MAX_TAGS")}
+for what, parts, message in too_many(LOWERED["MAX_TAGS"]):
+    # Only the limit in the message is lowered: the workbook of wide rows also has many tags.
+    limits = {name: value for name, value in LOWERED.items() if f"{value:,}" in message}
+    source("x.xlsx", f"Excel: {what}", partial(workbook, **parts), message, limits=limits)
 AT_THE_END = partial(workbook, sheet=[*SHEET, sheet_row(300, '<c r="XFD300"/>')])
 source("x.xlsx", "Excel: an empty cell at the end of a row", AT_THE_END, "", fine=True)
 source("x", "links in a circle", circle, "too deeply")

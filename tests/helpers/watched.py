@@ -1,7 +1,8 @@
 """Watched execution of commands on untrusted files in one process: `python -m tests.helpers.watched CASES`.
 
-CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}. One JSON object is printed per case. Cases
-that are not measured come first. They import and compile what any use of the commands imports and compiles.
+CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured", "limits"}. One JSON object is printed per
+case. Cases that are not measured come first. They import and compile what any use of the commands imports and compiles.
+"limits" are lower limits of the reader of tables.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from crepe_dist import cli, network_registry
 from crepe_dist import command_runner as commands
 from crepe_dist.distributed.launch import import_mxnet
+from crepe_dist.preparing.formats import tables
 
 FORBIDDEN = {
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen",
@@ -85,7 +88,11 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
     watch.seen, watch.allowed = [], os.path.realpath(case["cwd"]) if case["measured"] else ""
     code: Any = None
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            mock.patch.dict(vars(tables), case.get("limits", {})),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             commands.run(lambda: cli.main(case["command"]))
     except SystemExit as end:
         code = end.code
