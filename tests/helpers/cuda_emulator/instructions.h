@@ -82,6 +82,11 @@ template <class... Parts> std::string joined(const Parts &...parts) {
   return text.str();
 }
 [[noreturn]] inline void fail(const std::string &what, bool is_address = false) { throw Error(what, is_address); }
+// Out of line, so that the code that checks each access stays small.
+template <class... Parts> [[noreturn, gnu::cold, gnu::noinline]] void fail_access(const Parts &...parts) {
+  fail(joined(parts...), true);
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail_plainly(const char *what) { fail(what); }
 
 template <class F> inline void each(uint32_t mask, F work) {
   if (mask == ALL) {
@@ -101,6 +106,10 @@ template <class T> T get(Warp &warp, Operand from, int lane) {
 template <class T> void put(Warp &warp, Operand to, int lane, T value) {
   char *place = warp.file.data() + to.at + lane * to.size;
   if constexpr (std::is_integral<T>::value) {
+    if (to.size == int(sizeof value)) {  // of a constant size, which the compiler copies without a call
+      memcpy(place, &value, sizeof value);
+      return;
+    }
     const int64_t wide = static_cast<int64_t>(value);
     memcpy(place, &wide, static_cast<size_t>(to.size));
   } else {
@@ -283,7 +292,13 @@ template <class D, class S> void convert(Warp &warp, const Instruction &of, uint
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-void note(Warp &warp, Space space, int lane, uint64_t address, size_t size, bool writes, bool is_atomic) {
+template <Space space> Cell &cell_of(Block &block, uint64_t at) {
+  if constexpr (space == SHARED) return block.cells[at];
+  else return block.of_gpu[at];
+}
+template <Space space>
+[[gnu::always_inline]] inline void note(Warp &warp, int lane, uint64_t address, size_t size, bool writes,
+                                        bool is_atomic) {
   Block &block = *warp.block;
   const int who = lane < 0 ? OF_WARP + warp.number : warp.number * LANES + lane;
   const auto races = [&](const Access &with) {
@@ -295,12 +310,12 @@ void note(Warp &warp, Space space, int lane, uint64_t address, size_t size, bool
     return other != warp.number || with.of_warp == warp.barriers;
   };
   const size_t bytes = space == SHARED ? CELL : 1;
-  if (size < bytes) fail("single bytes of shared memory are not emulated");
+  if (size < bytes) fail_plainly("single bytes of shared memory are not emulated");
   for (uint64_t at = address / bytes; at < (address + size) / bytes; ++at) {
-    Cell &cell = space == SHARED ? block.cells[at] : block.of_gpu[at];
+    Cell &cell = cell_of<space>(block, at);
     if (space == SHARED && cell.write.barrier < block.begun && (!writes || is_atomic))
-      fail("reads shared memory that nobody has written");
-    if (races(cell.write) || (writes && races(cell.read))) fail("races with another thread in memory");
+      fail_plainly("reads shared memory that nobody has written");
+    if (races(cell.write) || (writes && races(cell.read))) fail_plainly("races with another thread in memory");
     Access &access = writes ? cell.write : cell.read;
     int now = is_atomic ? ATOMIC : who;
     if (!writes && access.barrier == block.barrier && access.who != who) {
@@ -312,11 +327,11 @@ void note(Warp &warp, Space space, int lane, uint64_t address, size_t size, bool
 }
 
 // Return where a lane's memory is; lane -1 for all of a warp.
-char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t size, size_t alignment, bool writes,
-           bool is_atomic = false) {
+[[gnu::always_inline]] inline char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t size,
+                                         size_t alignment, bool writes, bool is_atomic = false) {
   Block &block = *warp.block;
   const Launch &launch = block.launch;
-  if (address % alignment) fail(joined("accesses ", size, " bytes at an address not a multiple of ", alignment), true);
+  if (address % alignment) fail_access("accesses ", size, " bytes at an address not a multiple of ", alignment);
   Space space = of.space;
   if (space == GENERIC) {
     space = address >= WINDOW ? SHARED : GLOBAL;
@@ -326,24 +341,23 @@ char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t
     if (address < warp.known.start || address + size > warp.known.end) {
       auto range = std::upper_bound(launch.memory.begin(), launch.memory.end(), address,
                                     [](uint64_t wanted, const Range &each) { return wanted < each.start; });
-      if (range-- == launch.memory.begin()) fail(joined("accesses ", size, " bytes at no memory of the GPU"), true);
+      if (range-- == launch.memory.begin()) fail_access("accesses ", size, " bytes at no memory of the GPU");
       if (address + size > range->end)
-        fail(joined("accesses ", size, " bytes at byte ", address - range->start, " of an allocation of ",
-                    range->end - range->start),
-             true);
+        fail_access("accesses ", size, " bytes at byte ", address - range->start, " of an allocation of ",
+                    range->end - range->start);
       warp.known = *range;
     }
-    if (launch.watches) note(warp, space, lane, address, size, writes, is_atomic);
+    if (launch.watches) note<GLOBAL>(warp, lane, address, size, writes, is_atomic);
     return reinterpret_cast<char *>(address);
   }
   if (space == SHARED) {
     if (address + size > block.shared.size())
-      fail(joined("accesses byte ", address, " of ", block.shared.size(), " in shared memory"), true);
-    note(warp, space, lane, address, size, writes, is_atomic);
+      fail_access("accesses byte ", address, " of ", block.shared.size(), " in shared memory");
+    note<SHARED>(warp, lane, address, size, writes, is_atomic);
     return block.shared.data() + address;
   }
   if (space == LOCAL) {
-    if (address + size > launch.kernel.local) fail("accesses local memory that it does not have", true);
+    if (address + size > launch.kernel.local) fail_access("accesses local memory that it does not have");
     return warp.local.data() + launch.kernel.local * size_t(lane) + address;
   }
   return const_cast<char *>(launch.parameters.data()) + address;
@@ -368,9 +382,43 @@ uint64_t address_of(Warp &warp, const Instruction &of, int lane) {
                                          : warp.lanes<uint32_t>(of.a)[lane];
   return base + uint64_t(of.number);
 }
+template <class T, size_t PARTS> void load_parts(Warp &warp, const Instruction &of, uint32_t mask) {
+  constexpr size_t SIZE = sizeof(T) * PARTS;
+  std::array<const char *, LANES> from;
+  if (of.space == SHARED) {
+    // Lanes that read the same address leave the same notes as two of them, so the others are not noted.
+    std::array<std::pair<uint64_t, int>, LANES> readers{};
+    each(mask, [&](int lane) {
+      const uint64_t address = address_of(warp, of, lane);
+      auto &[read, number] = readers[address / SIZE % LANES];
+      if (read != address) read = address, number = 0;
+      from[size_t(lane)] = ++number > 2 ? warp.block->shared.data() + address
+                                        : find(warp, of, lane, address, SIZE, SIZE, false);
+    });
+  } else {
+    const size_t alignment = of.space == PARAMETER ? 1 : SIZE;
+    each(mask, [&](int lane) {
+      from[size_t(lane)] = find(warp, of, lane, address_of(warp, of, lane), SIZE, alignment, false);
+    });
+  }
+  for (size_t part = 0; part < PARTS; ++part) {
+    const Operand to = of.parts[part];
+    char *const place = warp.file.data() + to.at;
+    if (to.size == int(sizeof(T))) {
+      each(mask, [&from, place, part](int lane) {
+        memcpy(place + size_t(lane) * sizeof(T), from[size_t(lane)] + part * sizeof(T), sizeof(T));
+      });
+      continue;
+    }
+    each(mask, [&](int lane) {
+      T value;
+      memcpy(&value, from[size_t(lane)] + part * sizeof(T), sizeof(T));
+      put<T>(warp, to, lane, value);
+    });
+  }
+}
 template <class T> void load(Warp &warp, const Instruction &of, uint32_t mask) {
-  const size_t size = sizeof(T) * of.parts.size();
-  count(warp, of, mask, size);
+  count(warp, of, mask, sizeof(T) * of.parts.size());
   if (of.space == GLOBAL && of.parts.size() == 1 && of.parts[0].size == sizeof(T) && !warp.block->launch.watches) {
     const uint64_t *const addresses = warp.lanes<uint64_t>(of.a), offset = uint64_t(of.number);
     uint64_t least = ~0ull, most = 0, bits = 0;
@@ -383,18 +431,22 @@ template <class T> void load(Warp &warp, const Instruction &of, uint32_t mask) {
       return each(mask, [=](int lane) { to[lane] = *reinterpret_cast<const T *>(addresses[lane] + offset); });
     }
   }
-  each(mask, [&](int lane) {
-    const char *from = find(warp, of, lane, address_of(warp, of, lane), size, of.space == PARAMETER ? 1 : size, false);
-    for (size_t part = 0; part < of.parts.size(); ++part) {
-      T value;
-      memcpy(&value, from + part * sizeof(T), sizeof(T));
-      put<T>(warp, of.parts[part], lane, value);
-    }
-  });
+  switch (of.parts.size()) {
+    case 1: return load_parts<T, 1>(warp, of, mask);
+    case 2: return load_parts<T, 2>(warp, of, mask);
+    case 4: return load_parts<T, 4>(warp, of, mask);
+    default: fail("loads a vector of another size");
+  }
 }
 template <class T> void store(Warp &warp, const Instruction &of, uint32_t mask) {
   const size_t size = sizeof(T) * of.parts.size();
   count(warp, of, mask, size);
+  if (of.parts.size() == 1)  // with a constant size
+    return each(mask, [&](int lane) {
+      char *to = find(warp, of, lane, address_of(warp, of, lane), sizeof(T), sizeof(T), true);
+      const T value = get<T>(warp, of.parts[0], lane);
+      memcpy(to, &value, sizeof(T));
+    });
   each(mask, [&](int lane) {
     char *to = find(warp, of, lane, address_of(warp, of, lane), size, size, true);
     for (size_t part = 0; part < of.parts.size(); ++part) {
