@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from tests.conftest import QUICK, command, run, write_csv
+from tests.conftest import QUICK, command, run, train, write_csv
 from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
 def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and a table in files of 200 rows. Every 100th row has no text."""
     folder = tmp_path_factory.mktemp("table")
-    run(command("train", "--data", data, "--run-dir", folder / "run", *QUICK), folder)
+    train("--data", data, "--run-dir", folder / "run", *QUICK)
     run(command("export", "run", "--format", "huggingface", "--out", "model"), folder)
     texts = pd.read_csv(write_csv(folder / "new.csv", ROWS, seed=5), names=["label", "text"])["text"]
     frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0)})

@@ -117,19 +117,16 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
     assert (scores.documents, rows.unknown, rows.invalid) == (30, {}, {})
 
 
-def test_drift_of_unlabelled_texts(place, tmp_path):
+def test_drift_of_unlabelled_texts(place, tmp_path, printed_by, complaint):
     rows = tickets(100, 3, first=2000)
     same = write(tmp_path / "same.csv", [*rows, *rows[:9]])
     foreign = [(number, label, "Привет", f"{body} мир") for number, label, _, body in tickets(99, 4, labels=("login",))]
     flags = ("--json", tmp_path / "drift.json", "--html", tmp_path / "drift.html", "--metrics", tmp_path / "drift.prom")
-    printed = run(command("drift", place / "run", same, "--check", *flags), tmp_path)
-    assert "no drift: none of" in printed
+    assert "no drift: none of" in printed_by("drift", place / "run", same, "--check", *flags)
     found = json.loads((tmp_path / "drift.json").read_text())
     assert (found["texts"], found["test_texts"], found["changed"]) == (100, 90, False)
-    printed = run(
-        command("drift", place / "run", write(tmp_path / "new.csv", foreign), "--check", *flags), tmp_path, code=1
-    )
-    assert "error: drift: " in printed
+    new = write(tmp_path / "new.csv", foreign)
+    assert "error: drift: " in complaint("drift", place / "run", new, "--check", *flags, cwd=tmp_path)
     found = {row["name"]: row for row in json.loads((tmp_path / "drift.json").read_text())["figures"]}
     assert found["login"]["changed"]
     unknown = found["unknown characters"]

@@ -52,7 +52,9 @@ def check(shape: NetworkConfig, got: dict[str, np.ndarray], wanted: dict[str, np
 
 @pytest.mark.parametrize("shape", [*PAPERS, *TABLES, *CREPES, DROPPING[1]], ids=str)
 def test_loss_gradients_and_logits_equal_the_reference(shape: NetworkConfig, monkeypatch):
-    network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
+    # The reference computes much for a row of the paper's network.
+    rows = 7 if shape is LARGE else 21 if isinstance(shape, PaperConfig) else 37
+    network, batch = varied(shape), some_batch(shape, rows)
     batch.packed[5, : shape.feature_len : 7] = 200  # Ids that are not in the alphabet, which count as blank.
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1, step=4)
     assert all(array.any() for array in wanted.values())
@@ -103,7 +105,7 @@ def test_batches_leave_no_trace(name, precision, shape, monkeypatch):
     gradients = learnt(network.opened(name, precision), batch)
     logits = answers(network.opened(name, precision), batch)
     engine = network.opened(name, precision)
-    for rows in (70, 5, 1, 33, 200):
+    for rows in (40, 5, 1, 33, 70):
         learnt(engine, some_batch(shape, rows))
         answers(engine, some_batch(shape, rows + 2))
         got = learnt(engine, batch)

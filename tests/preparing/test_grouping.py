@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.grouping import connected_components
 from crepe_dist.preparing.splitting import MIN_ROWS_FOR_VALIDATION
-from tests.conftest import run, write_frame
+from tests.conftest import command, run, write_frame
 
 GENERATOR = np.random.default_rng(0)
-PREPARE = [sys.executable, "-m", "crepe_dist", "prepare"]
 NO_PRINT: Any = {"feature_len": 123, "verbose": False}
 
 
@@ -174,11 +172,11 @@ def test_near_duplicates_that_are_kept_are_one_group(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])
-def test_every_table_may_have_groups(tmp_path, form):
+def test_every_table_may_have_groups(tmp_path, form, printed_by):
     table = frame(rows=200)[["label", "host", "text"]].assign(label=lambda rows: "c" + rows["label"].astype(str))
     path = write_frame(table, tmp_path / f"table.{form}")
     options = ["--group", "2"] if form == "bare.csv" else ["--group", "host"]
-    printed = run([*PREPARE, str(path), "--out", "out", *options], tmp_path)
+    printed = printed_by("prepare", path, "--out", "out", *options, cwd=tmp_path)
     assert f"{table['host'].nunique()} groups by " in printed
     data = open_dataset(tmp_path / "out")
     lines = {split: [data.origin(split, row).line for row in range(len(data.splits[split]))] for split in data.splits}
@@ -236,7 +234,7 @@ def test_fractions_that_groups_do_not_allow_are_reported(tmp_path):
     summary = crepe_dist.prepare(table, tmp_path / "out", group="host", test=0.2, **NO_PRINT)
     assert summary["groups"]["fractions"]["test"] == [0.2, pytest.approx(0.3, abs=0.21)]
     path = write_frame(table, tmp_path / "table.csv")
-    printed = run([*PREPARE, str(path), "--group", "host", "--out", "o"], tmp_path)
+    printed = run(command("prepare", path, "--group", "host", "--out", "o"), tmp_path)
     drawn = len(open_dataset(tmp_path / "o").splits["test"]) / 3
     assert f"test {drawn:.1f} % of the rows instead of 20.0 %: groups stay together" in " ".join(printed.split())
     assert f"the test split has {drawn:.1f} % of the rows instead of 20.0 %" in " ".join(printed.split())
