@@ -22,7 +22,7 @@ def test_the_sample_is_learnt_and_the_answers_in_the_guides_are_its_own(tmp_path
     assert "2 processes" in printed
     (run_dir,) = (tmp_path / "runs").iterdir()
     result = json.loads((run_dir / "result.json").read_text())
-    assert result["test_accuracy"] >= 0.92
+    assert result["test_accuracy"] >= 0.94
     run(command("evaluate", "--json", "scores.json"), tmp_path)
     assert json.loads((tmp_path / "scores.json").read_text())["accuracy"] == result["test_accuracy"]
     predict = (DOCS / "predict.md").read_text(encoding="utf-8")
