@@ -145,9 +145,10 @@ def _write(
         CASE_DESCRIPTIONS[name] for name, view in other_case.items() if view.accuracy < scores.accuracy - MAX_LOSS
     ]:
         print(
-            f"\nwarning: the accuracy {' and '.join(lost)} is more than {percent(MAX_LOSS)} lower",
-            "if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
-            sep="\n  do: ",
+            f"\nwarning: the accuracy {' and '.join(lost)} is more than {100 * MAX_LOSS:g} percentage points lower",
+            "why: capital letters indicate the class in the training texts, so the model relies on them",
+            "do: if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
+            sep="\n  ",
         )
     if args.mistakes is not None and scores.is_correct is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.is_correct)

@@ -27,7 +27,7 @@ from crepe_dist.data.characters import (
 )
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.formatting import percent
-from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
+from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.spool import RowSubset, SpooledTexts
 from crepe_dist.preparing.worker_pool import TASK_ROWS, PrintLine, ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
@@ -64,7 +64,9 @@ def fit_length(lengths: npt.NDArray[Any]) -> int:
     return min(MIN_FEATURE_LEN + steps * LENGTH_STEP, MAX_AUTO_LENGTH)
 
 
-def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], preprocessor: TextPreprocessor) -> float:
+def capital_information(
+    training: RowSubset, labels: npt.NDArray[np.int32], preprocessor: TextPreprocessor, *, is_fitted: bool = False
+) -> float:
     """Estimate how much of the class the use of capital letters in a text indicates, from below 0 to 1.
 
     The result is the mutual information of the class and the proportion of capital letters, divided by the entropy of
@@ -76,12 +78,18 @@ def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], prep
     Args:
         training: Training rows with labels.
         labels: Class of each row, int32 [rows].
+        is_fitted: Count the letters of an alphabet that is learned from the rows. Otherwise, the letters of the
+            standard alphabet are counted.
     """
     step = -(-len(training) // MAX_CASE_ROWS)
     texts = [preprocessor.without_html_stripping.text(text) for text in training[::step].texts()]
     encoder, labels = CharEncoder("marked"), labels[::step]
     ends = np.cumsum([0, *map(len, texts)])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    if is_fitted:
+        frequencies = np.bincount(points)
+        occurring = np.flatnonzero(frequencies)
+        encoder = _with_new_alphabet(encoder, dict(zip(occurring.tolist(), frequencies[occurring].tolist())))
     is_capital = encoder.is_capital[points]
     is_letter = is_capital | encoder.has_capital[encoder.encode_points(points)]
     sums = (np.append(0, np.cumsum(mask, dtype=np.int32)) for mask in (is_capital, is_letter))
@@ -114,7 +122,7 @@ def fit_mode(
         labels: Class of each row, int32 [rows].
         print_line: Function that prints the decision.
     """
-    information = capital_information(training, labels, preprocessor)
+    information = capital_information(training, labels, preprocessor, is_fitted=spec.fit_alphabet != FIXED)
     is_marked = information >= MIN_CAPITAL_INFORMATION
     decision = "mode marked: capital letters are marked" if is_marked else "mode paper: case is ignored"
     print_line(f"{decision}; capital letters indicate {percent(max(0.0, information))} of the class")

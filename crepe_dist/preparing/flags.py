@@ -427,7 +427,9 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--alphabet: {path} has no alphabet",
-            f"reading it failed with {type(error).__name__}",
+            "there is no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"reading it failed with {type(error).__name__}",
             "give auto, standard, a prepared folder, a run, or the .json file of a checkpoint",
         ) from error
     if not encoding.is_custom:

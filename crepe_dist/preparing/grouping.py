@@ -115,11 +115,15 @@ class Grouping:
             if targets.sum() > 0 and not held_out.any():
                 sizes_of_groups = sizes_of_groups[present]
                 smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
+                if len(present) == 1:
+                    other = "give fewer or other columns with --group"
+                else:
+                    other = f"give a larger fraction or a file with --{ALL_SPLITS[split]}"
                 raise UserError(
                     f"no group is small enough for the {ALL_SPLITS[split]} split of {percent(fraction)} of the rows",
                     f"the smallest of {pluralize(len(present), 'group')} has {smallest} of the rows, the largest "
                     f"has {largest}, and the rows of a group stay together",
-                    f"{remedy}give a larger fraction or a file with --{ALL_SPLITS[split]}",
+                    remedy + other,
                 )
             self.fractions[split] = (fraction, float(held_out.mean()))
             order = order[~taken[order]]

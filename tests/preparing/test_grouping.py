@@ -238,11 +238,13 @@ def test_fractions_that_groups_do_not_allow_are_reported(tmp_path):
     drawn = len(open_dataset(tmp_path / "o").splits["test"]) / 3
     assert f"test {drawn:.1f} % of the rows instead of 20.0 %: groups stay together" in " ".join(printed.split())
     assert f"the test split has {drawn:.1f} % of the rows instead of 20.0 %" in " ".join(printed.split())
-    with pytest.raises(UserError, match="no group is small enough for the test split") as caught:
-        crepe_dist.prepare(table.assign(host="one"), tmp_path / "none", group="host", **NO_PRINT)
-    assert 'dedupe="near"' in caught.value.remedy
-    assert "test=" in caught.value.remedy
-    assert "100.0 %" in caught.value.why
+    for hosts, largest, remedy in ((1, "100.0 %", "other columns with group="), (2, "50.0 %", "test=")):
+        table["host"] = np.arange(300) * hosts // 300
+        with pytest.raises(UserError, match="no group is small enough for the test split") as caught:
+            crepe_dist.prepare(table, tmp_path / "none", group="host", **NO_PRINT)
+        assert 'dedupe="near"' in caught.value.remedy
+        assert remedy in caught.value.remedy
+        assert f"the largest has {largest}" in caught.value.why
 
 
 def test_columns_that_do_not_exist_are_refused(tmp_path):

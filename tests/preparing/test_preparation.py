@@ -117,12 +117,17 @@ class TestProcesses:
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
     @pytest.mark.parametrize(
-        ("labels", "rows", "mode"),
-        [("ab", 400, "marked"), ("aabb", 400, "paper"), ("aaabaaabaabb", 40, "paper")],  # The last one is chance.
+        ("text", "labels", "rows", "mode"),
+        [
+            ("the white house", "ab", 400, "marked"),
+            ("белый дом", "ab", 400, "marked"),  # Its letters are not in the standard alphabet.
+            ("the white house", "aabb", 400, "paper"),
+            ("the white house", "aaabaaabaabb", 40, "paper"),  # chance
+        ],
     )
-    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, labels, rows, mode):
+    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, text, labels, rows, mode):
         """Every second text has capital letters. They indicate the class only if every second label is the same."""
-        texts = ("THE WHITE house", "the white house")
+        texts = (text.upper(), text)
         rows = [f"{labels[n % len(labels)]},{texts[n % 2]} {n}" for n in range(rows)]
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         printed: list[str] = []

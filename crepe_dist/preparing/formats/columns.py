@@ -372,6 +372,7 @@ def choose_columns(
         header = (
             "" if has_header else "; no header was detected; with --header yes, the names are read from the first row"
         )
+        header += f"; a column of --group is not used as the {what}" if groups else ""
         header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
             f"{file}: which column is the {what}?",
