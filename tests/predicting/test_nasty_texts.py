@@ -12,6 +12,7 @@ from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import onnx_file
 from crepe_dist.native import library
+from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
 from tests.data.test_char_encoder import reference
 from tests.helpers import runtimes
@@ -19,12 +20,12 @@ from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 from tests.helpers.runtimes import Model
 
 ENCODERS = marked_encoders(FEATURE_LEN)
-TEXTS = [text.replace(FIELD_SEPARATOR, " ") for text in nasty_texts(300, FEATURE_LEN)]
-CASES: list[tuple[str, str, dict[str, Any]]] = [
+TEXTS = [text.replace(FIELD_SEPARATOR, " ") for text in nasty_texts(200, FEATURE_LEN)]
+CASES = [
     ("crepe", "two ids", {"strip_html": True}),
-    ("crepe", "learned", {"columns": True, "multilabel": True}),
+    slow("crepe", "learned", {"columns": True, "multilabel": True}),
     ("ngrams", "standard", {}),
-    ("paper", "folded", {}),
+    slow("paper", "folded", {}),
 ]
 
 

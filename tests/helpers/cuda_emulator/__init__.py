@@ -23,6 +23,7 @@ Environment of the driver:
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -48,15 +49,17 @@ def build() -> Path:
     text = b"".join(path.read_bytes() for path in sources)
     name = hashlib.sha256(text + str(FOLDER).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
-    for library, parts in LIBRARIES.items():
-        if (folder / library).exists():
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        made = folder / f"{library}.{os.getpid()}"
-        flags = [*FLAGS, f"-Wl,-soname,{library}", "-o", str(made), *(str(FOLDER / part) for part in parts)]
-        other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
-        subprocess.run(["g++", *flags, *other], check=True)
-        made.replace(folder / library)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # Compiling takes 20 seconds, so only one of the parallel tests does it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for library, parts in LIBRARIES.items():
+            if (folder / library).exists():
+                continue
+            made = folder / f"{library}.{os.getpid()}"
+            flags = [*FLAGS, f"-Wl,-soname,{library}", "-o", str(made), *(str(FOLDER / part) for part in parts)]
+            other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
+            subprocess.run(["g++", *flags, *other], check=True)
+            made.replace(folder / library)
     facts = folder / "site" / f"{nccl.PACKAGE.replace('-', '_')}-12.99.dist-info" / "METADATA"
     facts.parent.mkdir(parents=True, exist_ok=True)
     facts.write_text(f"Metadata-Version: 2.1\nName: {nccl.PACKAGE}\nVersion: 12.99\n")
