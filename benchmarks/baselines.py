@@ -128,7 +128,7 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
 
 
 def in_case(rows: pd.DataFrame, case: Callable[[str], str]) -> pd.DataFrame:
-    """Return a copy of the rows in which ``case`` has changed the texts."""
+    """Apply ``case`` to the texts of a copy of the rows."""
     return rows.assign(**{TEXT: list(map(case, rows[TEXT]))})
 
 

@@ -208,7 +208,7 @@ def data_with_capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare_with_capitals(folder: Path, **more: Any) -> Path:
-    """Prepare texts with marked capital letters. The further arguments are those of ``prepare_small``."""
+    """Prepare texts with marked capital letters. The other arguments are passed to ``prepare_small``."""
     return prepare_small(folder, CharEncoder("marked", FEATURE_LEN), letters="abcdefghijklmnoprstuABCDEFG    ", **more)
 
 

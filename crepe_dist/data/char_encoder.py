@@ -191,7 +191,7 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text in which each character has one id.
+        """Spell a text so that each character has one id.
 
         Marks of capital letters are inserted, and a character that has two ids becomes two characters.
         """

@@ -184,7 +184,7 @@ def effective_sample_size(sums: ProportionTable) -> Any:
 
 
 def effective_num_groups(groups: npt.NDArray[np.integer[Any]]) -> float:
-    """Return the number of groups of equal size whose variance can be estimated as precisely as that of these groups.
+    """Return the effective number of groups: the variance between so many equal groups is known as precisely.
 
     Large groups dominate the variance, so the result is small if a few groups have most of the texts (Satterthwaite
     1946, doi:10.2307/3002019).

@@ -37,7 +37,7 @@ CHUNK_BYTES = 1 << 20
 # Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
 # ids.
 MAX_SAMPLE_ROWS = 1 << 14
-# Maximum number of rows from which ``capital_information`` is estimated.
+# Maximum number of rows that ``capital_information`` reads.
 MAX_CASE_ROWS = 1 << 12
 # Minimum result of ``capital_information`` for which the encoder marks capital letters.
 MIN_CAPITAL_INFORMATION = 0.05
@@ -87,9 +87,7 @@ def capital_information(
     ends = np.cumsum([0, *map(len, texts)])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     if is_fitted:
-        frequencies = np.bincount(points)
-        occurring = np.flatnonzero(frequencies)
-        encoder = _with_new_alphabet(encoder, dict(zip(occurring.tolist(), frequencies[occurring].tolist())))
+        encoder = _with_new_alphabet(encoder, _occurring(np.bincount(points)))
     is_capital = encoder.is_capital[points]
     is_letter = is_capital | encoder.has_capital[encoder.encode_points(points)]
     sums = (np.append(0, np.cumsum(mask, dtype=np.int32)) for mask in (is_capital, is_letter))
@@ -221,5 +219,10 @@ def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
         points = np.frombuffer(b"".join(data).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts
-    occurring = np.flatnonzero(total)
-    return dict(zip(occurring.tolist(), total[occurring].tolist()))
+    return _occurring(total)
+
+
+def _occurring(counts: npt.NDArray[np.int64]) -> dict[int, int]:
+    """Return the counts that are not 0, by their code points. ``counts`` has one element per code point."""
+    points = np.flatnonzero(counts)
+    return dict(zip(points.tolist(), counts[points].tolist()))

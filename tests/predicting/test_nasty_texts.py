@@ -30,7 +30,7 @@ CASES = [
 
 
 def assert_as_defined(model: Model, answers: Any) -> None:
-    """Compare answers with those of the reference implementations of the encoder and the network."""
+    """Compare answers with the reference implementations of the encoder and the network."""
     probabilities, read = runtimes.by_definition(model, TEXTS, reference)
     classes = model.load().classes
     found = np.array([[dict(answer.ranking)[name] for name in classes] for answer in answers])
