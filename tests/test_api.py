@@ -19,7 +19,7 @@ import crepe_dist
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.from_python import translate_for_python
-from tests.conftest import run
+from tests.conftest import needs_kernels, run
 from tests.helpers.programs import program
 
 WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
@@ -49,6 +49,7 @@ def model(tmp_path_factory):
     return made
 
 
+@needs_kernels
 def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
     new = table(400)[300:]
     assert model.score(new) == 1
@@ -63,6 +64,7 @@ def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
         model.save("file.txt")
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("given", "label", "message"),
     [
@@ -75,6 +77,7 @@ def test_a_table_that_cannot_be_scored(model, given, label, message):
         model.score(given, label)
 
 
+@needs_kernels
 def test_rows_that_cannot_be_scored_are_left_out_and_counted(model):
     new = table(400)[300:]
     new.iloc[0, new.columns.get_loc("message")] = None
@@ -87,6 +90,7 @@ def test_rows_that_cannot_be_scored_are_left_out_and_counted(model):
     assert "unknown label (1)" in str(caught[0].message)
 
 
+@needs_kernels
 def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
     table().to_json(tmp_path / "messages.jsonl", orient="records", lines=True)
     made = crepe_dist.fit("messages.jsonl", label="topic", text="message", **QUICK)
@@ -97,6 +101,7 @@ def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
     assert (tmp_path / "kept" / "report.html").is_file()
 
 
+@needs_kernels
 def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
     crepe_dist.prepare(table(), "data", label="topic", text="message")
     dotted: Any = {"training.seed": 3}
@@ -111,6 +116,7 @@ def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
         crepe_dist.fit("data", labels="multilabel")
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", ["lists", "columns"])
 def test_several_labels(kind, tmp_path):
     frame = table().assign(topic=[[each] * (row % 3 > 0) for row, each in enumerate(table()["topic"])])
@@ -146,6 +152,7 @@ def test_too_few_rows_are_explained_in_arguments():
     assert error.value.remedy == "prepare the data with test=FILE or test=0.34"
 
 
+@needs_kernels
 def test_two_processes_train_on_a_prepared_folder(monkeypatch):
     crepe_dist.prepare(table(), "data", label="topic", text="message")
     line = program("helpers/fit_prepared.py", processes=2)
@@ -155,6 +162,7 @@ def test_two_processes_train_on_a_prepared_folder(monkeypatch):
         crepe_dist.fit(table())
 
 
+@needs_kernels
 def test_a_model_can_be_pickled_and_copied(model, tmp_path):
     new = table(400)[300:]
     joblib.dump(model, tmp_path / "model.joblib")
@@ -178,10 +186,12 @@ def saved(model, folder):
     return folder / "saved"
 
 
+@needs_kernels
 def test_a_model_describes_itself(model):
     assert repr(model) == "<Predictor of 2 classes: bill, ship; test accuracy 100.0 %>"
 
 
+@needs_kernels
 def test_probabilities_are_in_the_order_of_the_classes(model):
     found = model.predict_proba(["my invoice", "", "a parcel"])
     assert found.shape == (3, 2)
@@ -191,6 +201,7 @@ def test_probabilities_are_in_the_order_of_the_classes(model):
     assert model.predict_proba([]).shape == (0, 2)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -220,6 +231,7 @@ def test_labels_keep_their_type(labels, options, tmp_path):
         assert each.score(given) == 1
 
 
+@needs_kernels
 def test_it_prints_as_much_as_was_asked_for(capsys, tmp_path):
     rare = table(300)
     rare.loc[rare.index[-12:], "topic"] = "rare"
@@ -238,6 +250,7 @@ def test_it_prints_as_much_as_was_asked_for(capsys, tmp_path):
     assert len(printed[2]) > len(printed[1])
 
 
+@needs_kernels
 def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     data = table(300)
     data.loc[data.index[:2], "topic"] = "Bill"
@@ -262,6 +275,7 @@ def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     assert told.remedy == 'device="cpu" with label='
 
 
+@needs_kernels
 def test_groups_stay_together(tmp_path, capsys):
     frame = table(120).assign(customer=[row // 4 for row in range(120)])
     model = crepe_dist.fit(frame, "topic", "message", group="customer", test=0.25, verbose=1, **{**QUICK, "epochs": 2})

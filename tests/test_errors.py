@@ -23,7 +23,7 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.fields import ANY_TEXT, Choice, PathType, Range, String
-from tests.conftest import FEATURE_LEN, QUICK, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, needs_kernels, write_csv
 
 ROOT = Path(crepe_dist.__file__).parent
 OTHERS = [name for name in COMMANDS if name != "train"]
@@ -135,6 +135,7 @@ def place(data, quick_run, tmp_path_factory):
     return folder
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:9])
 def test_files_that_are_not_what_is_wanted(place, said, name):
     """Each file is passed to every option that reads or writes a file, unless the option accepts it."""
@@ -161,6 +162,7 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
     assert not list(place.glob("crash-report*"))
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,6 +181,7 @@ def test_what_does_not_go_together(place, said, arguments, message):
     assert message in said(*arguments, cwd=place)
 
 
+@needs_kernels
 def test_a_network_that_overflows(place, said, tmp_path):
     path = checkpoint.resolve_model(str(place / "run"))
     arrays = {name: np.full_like(array, 3e38) for name, array in crepe_dist.load(path).engine.arrays.items()}

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.chaos import harness
-from tests.conftest import DEAD, PAPER
+from tests.conftest import DEAD, PAPER, needs_kernels
 
 EVERY = 4  # Value of state.save_steps in these runs.
 TYPOS = ("--typos=0.1",)
@@ -20,6 +20,7 @@ def go_through(trial, kills, processes, *more):
     trial.resume(processes, *more)
 
 
+@needs_kernels
 def test_killed_at_a_few_steps(trial):
     """The run is killed before the first step, and within an epoch."""
     go_through(trial, [0, 30], 1)
@@ -39,6 +40,7 @@ def test_killed_at_many_steps(trial, processes):
     go_through(trial, range(harness.STEPS) if processes == 1 else sorted(some), processes)
 
 
+@needs_kernels
 @pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), ("save", 20)])
 def test_killed_while_it_scores_or_saves(trial, phase, step):
     # The incomplete state is lost. At most EVERY steps were unsaved before it, and as many have been done since.
@@ -46,6 +48,7 @@ def test_killed_while_it_scores_or_saves(trial, phase, step):
     trial.resume()
 
 
+@needs_kernels
 def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
     by_seconds = ("--state.save-steps=null", "--state.save-seconds=0.05")
     code, printed = trial.run(2, *by_seconds, fault=trial.fault("SIGKILL", 1, phase="save", pace=0.1))
@@ -54,6 +57,7 @@ def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
     trial.resume()
 
 
+@needs_kernels
 def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
     """A run of three processes is killed. One process with another number of threads completes it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -62,6 +66,7 @@ def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
     trial.resume(1, *TYPOS)
 
 
+@needs_kernels
 def test_killed_before_the_report_was_written(trial):
     run_dir, reported = trial.run_dir, ("--logging.report=true", "--epochs=1")
     trial.kill(13, 1, *reported, phase="report")
@@ -74,6 +79,7 @@ def test_killed_before_the_report_was_written(trial):
     assert not (run_dir / f".report.html.{DEAD}").exists()
 
 
+@needs_kernels
 def test_a_crash_of_one_rank_of_two_leaves_a_report(trial):
     code, printed = trial.run(2, fault=trial.fault("raise", 15, rank=1))
     assert code == 1, printed  # The exit code of horovodrun.

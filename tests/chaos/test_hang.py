@@ -15,10 +15,12 @@ from crepe_dist.distributed.watchdog import Watchdog, process_start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import needs_kernels
 
 LIMIT = 4.0
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("kind", "processes", "phase", "step"),
     [("SIGSTOP", 2, "train", 15), slow("late", 3, "train", 15)],
@@ -60,6 +62,7 @@ def test_a_process_that_was_stopped_and_continued_is_not_hung(trial):
     assert code == 0, printed
 
 
+@needs_kernels
 def test_the_exit_code_of_a_hang(trial):
     """A single process waits for an event that never occurs."""
     code, printed = trial.run(1, "--safety.watchdog-s=2", fault=trial.fault("late", 5))

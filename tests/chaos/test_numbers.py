@@ -9,9 +9,10 @@ from crepe_dist.data.loader import shard_range, training_order
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import records
+from tests.conftest import needs_kernels, records
 
 
+@needs_kernels
 @pytest.mark.parametrize(("kind", "processes", "rank"), [("inf", 2, 1), slow("nan", 3, 2)])
 def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank), supervised=processes == 2)
@@ -26,6 +27,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     assert harness.saved_step(trial.run_dir) >= 13
 
 
+@needs_kernels
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
     fault = trial.fault("diverged", 13, 1)  # The last step of the epoch.
     rarely = "--state.save-steps=100"  # A save in the same step would find the damage.
@@ -37,6 +39,7 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
     assert not list(trial.run_dir.glob("checkpoints/*"))
 
 
+@needs_kernels
 @pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 4)])
 def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, every):
     """The replicas are compared at the end of each epoch, and before each save."""

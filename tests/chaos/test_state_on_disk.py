@@ -23,6 +23,7 @@ from crepe_dist.runs.resume_state import ResumeState, TrainerState
 from crepe_dist.settings.options import StateOptions
 from crepe_dist.training.state_saver import BackgroundStateSaver
 from tests.chaos import harness
+from tests.conftest import needs_kernels
 from tests.helpers.needs import needs
 
 FILES = (*resume_state.FILES, resume_state.MANIFEST)
@@ -74,6 +75,7 @@ class TestDamaged:
         with pytest.raises(UserError, match="no saved state in"):
             resume_state.load_newest(folder)
 
+    @needs_kernels
     def test_training_goes_on_from_the_one_before_and_says_so(self, trial):
         trial.kill(30)
         before, newest = sorted((trial.run_dir / "state").glob("step_*"))
@@ -140,6 +142,7 @@ class TestFullDisk:
         assert len(said) == 1
         assert said[0].startswith("TensorBoard gets no more metrics")
 
+    @needs_kernels
     def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, unbroken):
         trial = harness.Trial(data, small_disk, unbroken)
         process = harness.start(harness.command(trial.run_dir, data), small_disk)

@@ -12,6 +12,7 @@ import pytest
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import needs_kernels
 
 
 @pytest.mark.slow
@@ -30,6 +31,7 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(trial, processes, p
     assert f"resuming from step {saved}," in trial.resume(processes)
 
 
+@needs_kernels
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_from_outside(trial, number):
     began = time.monotonic()
@@ -63,6 +65,7 @@ def test_before_training_has_begun(trial):
     assert "Traceback" not in printed
 
 
+@needs_kernels
 def test_nobody_reads_the_output_any_more(trial):
     """As in `train | head -1`: training continues without output."""
     arguments = harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train")

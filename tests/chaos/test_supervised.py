@@ -16,7 +16,7 @@ from crepe_dist.distributed.watchdog import process_start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import records
+from tests.conftest import needs_kernels, records
 from tests.helpers.needs import needs
 
 
@@ -54,6 +54,7 @@ def ends_as_unbroken(process, trial):
     return printed
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("kind", "rank", "count", "phase", "step"),
     [
@@ -79,6 +80,7 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
     assert resume["step"] == 13, "a step was lost"  # the signal comes in step 12, after its wish
 
 
+@needs_kernels
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial):
     process = supervised(2, plan=trial.fault("mark", 6))
     harness.wait_for(lambda: trial.has_struck or process.poll() is not None)
@@ -90,6 +92,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial
     trial.resume()
 
 
+@needs_kernels
 @needs("ss")
 def test_nothing_listens_but_on_loopback(supervised, trial):
     process = supervised(2, "--epochs=400")

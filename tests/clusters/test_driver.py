@@ -22,6 +22,7 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.version import __version__
 from tests.chaos import harness
+from tests.conftest import needs_kernels
 
 LOST, SILENT = object(), object()
 
@@ -223,6 +224,7 @@ class TestProcess:
         assert code == ExitCode.ERROR
         assert message in printed
 
+    @needs_kernels
     def test_who_drops_it_stops_it(self, data, tmp_path):
         run = tmp_path / "run"
         process = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--epochs=4000"])

@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.runs.checkpoint import resolve_model
-from tests.conftest import FEATURE_LEN, QUICK, command, run, train, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, command, needs_kernels, run, train, write_csv
 from tests.helpers.engines import initial
 from tests.helpers.programs import supervised_command
 
@@ -62,6 +62,7 @@ def test_prepare_reads_a_pipe(tmp_path):
     assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 70, "validation": 10, "test": 20}
 
 
+@needs_kernels
 class TestPredict:
     def test_lines_in_lines_out(self, place):
         lines = b"aaa zig\n\nbbb qua\ncaf\xe9\n"
@@ -177,6 +178,7 @@ def runs(place, tmp_path, monkeypatch):
 
 
 class TestUse:
+    @needs_kernels
     def test_several_runs_need_a_choice(self, runs, complaint, printed_by):
         for name in ("predict", "serve", "evaluate", "export"):
             said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
@@ -197,6 +199,7 @@ class TestUse:
         assert printed_by("runs").splitlines()[-1].startswith("model is the model of predict")
         assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
 
+    @needs_kernels
     def test_the_newest_run_of_the_same_data_is_used_and_named(self, runs, printed_by, capsys):
         for name in "abc":
             of_data(runs / name, "the same")
@@ -212,6 +215,7 @@ class TestUse:
         printed_by("predict", "--text", "zig")
         assert "newest" not in capsys.readouterr().err
 
+    @needs_kernels
     def test_the_data_choose_among_runs_of_different_data(self, runs, place, printed_by, complaint, capsys):
         of_data(runs / "b", open_dataset(place / "data" / "three").fingerprint)
         printed_by("evaluate", "--data", place / "data" / "three")
@@ -219,6 +223,7 @@ class TestUse:
         (runs / "a" / "run.json").write_text("{")
         assert "the runs are of different data" in complaint("evaluate", cwd=runs.parent)
 
+    @needs_kernels
     def test_what_is_in_use_is_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()
         stars = lambda: [line.split()[:3] for line in printed_by("runs").splitlines()]  # noqa: E731
@@ -232,6 +237,7 @@ class TestUse:
         shutil.rmtree(runs / "b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
 
+    @needs_kernels
     @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
     def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
         (runs / "default_model.json").write_text(content)
@@ -240,6 +246,7 @@ class TestUse:
         assert "use RUN" in caught.value.remedy
         assert "runs/a" in printed_by("runs")  # as the remedy says
 
+    @needs_kernels
     def test_only_a_model_can_be_chosen(self, runs, complaint):
         assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
         assert not (runs / "default_model.json").exists()
@@ -248,6 +255,7 @@ class TestUse:
         assert "there is no run in runs/" in printed_by("runs", cwd=tmp_path)
 
 
+@needs_kernels
 class TestEvaluate:
     @pytest.mark.parametrize("flag", ["--json", "--html", "--mistakes"])
     def test_no_output_replaces_the_labelled_file(self, place, tmp_path, complaint, flag):

@@ -13,9 +13,10 @@ import pytest
 from crepe_dist import cli
 from crepe_dist.commands import doctor
 from crepe_dist.commands.doctor import Check
-from tests.conftest import command
+from tests.conftest import command, needs_kernels
 
 
+@needs_kernels
 def test_this_machine_is_ready(tmp_path):
     folder, temporary = tmp_path / "work", tmp_path / "temporary"
     folder.mkdir()

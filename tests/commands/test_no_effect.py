@@ -12,7 +12,7 @@ import crepe_dist
 from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import parse
-from tests.conftest import QUICK, run, train, write_csv
+from tests.conftest import QUICK, needs_kernels, run, train, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ FLAGS = {
 }
 
 
+@needs_kernels
 @pytest.mark.parametrize("words", FLAGS)
 def test_it_is_refused(place, words, complaint):
     name, *flags = words.split()
@@ -71,11 +72,13 @@ def test_it_is_refused(place, words, complaint):
     assert not (place / "new").exists()
 
 
+@needs_kernels
 def test_what_has_an_effect_on_one_of_several_sources_is_accepted(place, tmp_path, printed_by):
     printed_by("prepare", "new.csv", "classes", "--header", "no", "--out", tmp_path / "out", cwd=place)
     printed_by("predict", "run", "--file", "new.csv", "--text-column", 2, "--header", "no", cwd=place)
 
 
+@needs_kernels
 def test_python_says_so_in_its_words(place, tmp_path):
     new = str(place / "new.csv")
     with pytest.raises(UserError, match="stratified=True has no effect"):
@@ -92,12 +95,14 @@ def test_settings_of_a_file_may_have_no_effect(tmp_path):
         parse(["--config", str(tmp_path / "config.yaml"), "--width", "64"])
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in (*cli.MANAGE_COMMANDS, "supervise")])
 def test_each_module_of_a_command_is_that_command(name, place):
     printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
     assert printed.startswith(f"usage: python -m crepe_dist {name} ")
 
 
+@needs_kernels
 def test_a_module_works_and_another_names_the_commands(place, tmp_path):
     printed = run([sys.executable, "-m", "crepe_dist.predict", "run", "--text", "zig"], place)
     assert "%" in printed
@@ -106,6 +111,7 @@ def test_a_module_works_and_another_names_the_commands(place, tmp_path):
     assert "runs, use" in said
 
 
+@needs_kernels
 def test_the_data_are_named_as_by_inspect_and_tune(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     printed = train("data", "--run-dir=flags", *QUICK, cwd=tmp_path)

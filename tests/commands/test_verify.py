@@ -40,6 +40,7 @@ def test_the_same_bits_and_others(trained, tmp_path, printed_by):
     assert "OMP_NUM_THREADS" in said or "two machines do not differ" in said
 
 
+@needs_kernels
 def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()

@@ -16,7 +16,7 @@ from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.settings.options import ModelOptions
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import QUICK, command, prepare_with_capitals, run
+from tests.conftest import QUICK, command, needs_kernels, prepare_with_capitals, run
 from tests.helpers import cuda_emulator
 from tests.helpers.engines import initial, small_shape
 from tests.helpers.needs import needs
@@ -65,6 +65,7 @@ def alone(trained) -> Path:
     return trained[0]
 
 
+@needs_kernels
 def test_training_needs_no_mxnet(trained, on_gpu):
     folder, printed = trained
     assert "1 process, gpu(0)\n" in printed
@@ -77,6 +78,7 @@ def test_training_needs_no_mxnet(trained, on_gpu):
         assert "epoch 1: bit-identical" in run(command("verify", folder), folder.parent)
 
 
+@needs_kernels
 @pytest.mark.parametrize("processes", [2, slow(4)])
 def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_path):
     printed = train(tmp_path / "run", data, processes)
@@ -91,6 +93,7 @@ def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
     harness.assert_same(tmp_path / "run", alone)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("kind", "processes", "message"),
     [
@@ -132,6 +135,7 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
         assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name
 
 
+@needs_kernels
 def test_answers_are_those_of_the_cpu(alone, tmp_path):
     with cuda_emulator.for_processes(FOLDER):
         printed = run(program("helpers/fit_and_predict.py", alone, "gpu", "cpu"), tmp_path)
@@ -150,12 +154,14 @@ def test_scores_are_those_of_the_cpu(data, alone, tmp_path):
     assert tables[0] == tables[1]
 
 
+@needs_kernels
 def test_a_gpu_that_is_too_small(data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
     with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
         assert "error: out of memory with " in run(arguments, tmp_path, code=1)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("told", "name", "why"),
     [

@@ -13,7 +13,7 @@ from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
 from crepe_dist.data.counter_rng import splitmix64
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.settings.config import parse
-from tests.conftest import FEATURE_LEN, QUICK, losses, records
+from tests.conftest import FEATURE_LEN, QUICK, losses, needs_kernels, records
 from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 
 keys = st.integers(0, 2**64 - 1)
@@ -77,6 +77,7 @@ def test_errors_depend_on_seed_epoch_and_row_alone(data):
     assert with_typos(split, 0.0) is split
 
 
+@needs_kernels
 def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     """Train with steps too small to change anything."""
     for rate in ("0.0", "0.3"):

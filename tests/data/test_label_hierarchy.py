@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, run, train
+from tests.conftest import NGRAMS, QUICK, needs_kernels, run, train
 from tests.helpers.programs import supervised_command
 
 CODES = LabelHierarchy(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
@@ -61,6 +61,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@needs_kernels
 def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complaint):
     first, second = (checkpoint.resolve_model(str(folder / name)) for name in ("1", "2"))
     assert sha256(first) == sha256(second)
@@ -93,11 +94,13 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
     assert sure["precision"] == np.mean(right)
 
 
+@needs_kernels
 def test_levels_need_their_separator(folder):
     with pytest.raises(UserError, match="no class has the separator '/' in its name"):
         crepe_dist.prepare(folder / "codes.csv", folder / "other", levels="/")
 
 
+@needs_kernels
 def test_a_column_for_each_level(folder, tmp_path, printed_by):
     table = pd.read_csv(folder / "codes.csv")
     table[["first", "second"]] = table.pop("label").str.split(".", expand=True)

@@ -11,7 +11,9 @@ import pytest
 import crepe_dist
 from crepe_dist.data.characters import CAPITAL, CAPITALS
 from crepe_dist.data.dataset import open_dataset
-from tests.conftest import NGRAMS, PAPER, QUICK, train
+from tests.conftest import NGRAMS, PAPER, QUICK, needs_kernels, train
+
+pytestmark = needs_kernels
 
 WORDS = {
     "αθλητισμός": ["ποδόσφαιρο", "ομάδα", "νίκη", "футбол", "команда", "гол"],

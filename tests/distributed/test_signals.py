@@ -12,6 +12,7 @@ from crepe_dist.distributed.signals import SignalHandler, StepAction, StopReques
 from crepe_dist.errors import ExitCode
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import DataOptions
+from tests.conftest import needs_kernels
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_a_second_ctrl_c_stops_immediately():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@needs_kernels
 def test_training_works_in_a_thread(data, tmp_path):
     """Only the main thread can handle signals. Training works without them."""
     config = Config(run_dir=str(tmp_path / "run"), data=DataOptions(str(data), 50))

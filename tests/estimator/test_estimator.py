@@ -35,6 +35,7 @@ from crepe_dist.estimator import classifier, fitting
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.predicting.input_reader import InvalidInput
 from crepe_dist.settings.config import parse
+from tests.conftest import needs_kernels
 
 SMALL = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16, "model.blocks": 1}
 TEXTS = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(100)]
@@ -73,6 +74,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(fitting, "training_subprocess", _in_this_process)
 
 
+@needs_kernels
 def test_fit_and_predict(fitted):
     assert fitted.classes_.tolist() == ["bad", "good"]
     assert fitted.classes_.dtype == LABELS.dtype
@@ -84,6 +86,7 @@ def test_fit_and_predict(fitted):
     assert sorted(path.rpartition(".")[2] for path in fitted.model_) == ["json", "params"]
 
 
+@needs_kernels
 def test_copies_answer_alike(fitted, tmp_path):
     expected = fitted.predict_proba(TEXTS)
     joblib.dump(fitted, tmp_path / "model.joblib")
@@ -93,12 +96,14 @@ def test_copies_answer_alike(fitted, tmp_path):
         clone(fitted).predict(TEXTS)
 
 
+@needs_kernels
 def test_texts_in_other_containers(fitted):
     expected = fitted.predict_proba(TEXTS)
     for each in (pd.Series(TEXTS).to_frame("text"), np.array(TEXTS, object)[:, None], tuple(TEXTS)):
         np.testing.assert_array_equal(fitted.predict_proba(each), expected)
 
 
+@needs_kernels
 @pytest.mark.usefixtures("fast")
 def test_pipelines_searches_and_calibration():
     frame = pd.DataFrame({"text": [text.upper() for text in TEXTS], "other": 0})
@@ -112,6 +117,7 @@ def test_pipelines_searches_and_calibration():
     assert calibrated.score(TEXTS, numbers) == 1
 
 
+@needs_kernels
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     "values",
@@ -126,6 +132,7 @@ def test_answers_equal_labels_of_any_type(values):
     assert answers.dtype == np.array(labels).dtype
 
 
+@needs_kernels
 @pytest.mark.usefixtures("fast")
 def test_options_of_training():
     truth = LABELS == "good"
@@ -144,6 +151,7 @@ def test_options_of_training():
     assert estimator.score(TEXTS, truth) == 1
 
 
+@needs_kernels
 @pytest.mark.usefixtures("fast")
 def test_several_labels():
     first = np.arange(100) // 2 % 2
@@ -255,6 +263,7 @@ def test_texts_without_labels(monkeypatch):
     assert CrepeClassifier().fit(["a", "b"], [-1, 1], [1.0, 1.0]).classes_.tolist() == [-1, 1]
 
 
+@needs_kernels
 @pytest.mark.usefixtures("fast")
 def test_weights_and_texts_without_labels_and_feature_columns():
     frame = pd.DataFrame({"text": TEXTS, "kind": ["a", None] * 50, "size": np.arange(100) / 7})

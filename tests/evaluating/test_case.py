@@ -7,6 +7,9 @@ import json
 import pytest
 
 import crepe_dist
+from tests.conftest import needs_kernels
+
+pytestmark = needs_kernels
 
 
 @pytest.mark.parametrize(("mode", "views"), [("marked", {"lower", "upper"}), ("paper", set())])

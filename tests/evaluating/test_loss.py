@@ -15,8 +15,10 @@ from sklearn.metrics import log_loss
 import crepe_dist
 from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, records, run, train
+from tests.conftest import NGRAMS, QUICK, needs_kernels, records, run, train
 from tests.helpers.programs import supervised_command
+
+pytestmark = needs_kernels
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 LEARNING = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", "--refit=false")

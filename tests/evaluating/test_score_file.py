@@ -27,7 +27,7 @@ from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
 from crepe_dist.settings import config
-from tests.conftest import QUICK, command, run, write_frame, write_rows
+from tests.conftest import QUICK, command, needs_kernels, run, write_frame, write_rows
 from tests.helpers.programs import supervised_command
 
 WORDS = {"billing": "invoice refund charge", "login": "password token session", "parcel": "courier depot delivery"}
@@ -82,6 +82,7 @@ def same(rows, test) -> None:
     np.testing.assert_array_equal(split.targets.label_probs(every), test.targets.label_probs(every))
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", ["march.csv", "march.csv.gz", "march.parquet", "several"])
 def test_a_file_is_read_as_the_data_of_the_run(place, tmp_path, name):
     given = list(csv.reader((place / "march.csv").open(encoding="utf-8", newline="")))[1:]
@@ -107,6 +108,7 @@ def test_a_file_is_read_as_the_data_of_the_run(place, tmp_path, name):
         assert rows.dataset.text("test", 3).startswith("Über ")
 
 
+@needs_kernels
 def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
     piped = (place / "march.csv").read_text(encoding="utf-8")
     assert " on standard input, 90 documents" in run(command("evaluate", place / "run", "-"), place, stdin=piped)
@@ -117,6 +119,7 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
     assert (scores.documents, rows.unknown, rows.invalid) == (30, {}, {})
 
 
+@needs_kernels
 def test_drift_of_unlabelled_texts(place, tmp_path, printed_by, complaint):
     rows = tickets(100, 3, first=2000)
     same = write(tmp_path / "same.csv", [*rows, *rows[:9]])
@@ -153,6 +156,7 @@ def test_chance_is_no_drift():
     ].any()  # too small to matter
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", ["separator", "soft", "bare", "fasttext"])
 def test_every_kind_of_labels(tmp_path, kind):
     generator = np.random.default_rng(3)
@@ -191,6 +195,7 @@ def test_every_kind_of_labels(tmp_path, kind):
     assert (rows.unknown, rows.invalid, scores.accuracy) == ({}, {}, result["test_accuracy"])
 
 
+@needs_kernels
 def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
     """Rows with unknown labels and invalid rows are counted apart from mistakes and from rows of the training split."""
     data = open_dataset(place / "data")
@@ -226,6 +231,7 @@ def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
     assert (two["confusion"], two["left_out"]) == (scores["confusion"], scores["left_out"])
 
 
+@needs_kernels
 def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
     """With another seed, most rows of the test split are in the training split of the run."""
     options: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
@@ -248,6 +254,7 @@ def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
         scored(place, str(place / "old.csv"), tmp_path)
 
 
+@needs_kernels
 @pytest.mark.parametrize("small", [False, True])
 def test_an_exported_model_knows_how_to_read(place, tmp_path, small):
     predictor = crepe_dist.load(place / "run")
@@ -260,6 +267,7 @@ def test_an_exported_model_knows_how_to_read(place, tmp_path, small):
     assert "not in the folder of its run" in rows.notes()[0]
 
 
+@needs_kernels
 def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_none(tmp_path):
     rows = [(queue, body) for _, queue, _, body in tickets(60, 3)]
     crepe_dist.prepare(write(tmp_path / "old.csv", rows, ("Queue", "text")), tmp_path / "data", feature_len=48)
@@ -277,6 +285,7 @@ def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_non
         assert (found.unknown, len(found.dataset.splits["test"])) == ({}, 60)
 
 
+@needs_kernels
 def test_messages_can_be_followed(place, tmp_path, complaint, printed_by):
     write(tmp_path / "march.csv", tickets(40, 11))
     shutil.copytree(place / "run", tmp_path / "runs" / "one")
@@ -293,6 +302,7 @@ def test_messages_can_be_followed(place, tmp_path, complaint, printed_by):
     assert "march.csv has no validation split" in said
 
 
+@needs_kernels
 def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, printed_by):
     """A matrix of 2,000 classes would take 30 MB on a terminal, and 40 MB in JSON."""
     rows = [
@@ -322,6 +332,7 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
     assert matrix.tolist() == found["confusion"]
 
 
+@needs_kernels
 @pytest.mark.parametrize("format", [None, "csv"])
 def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place, tmp_path, format):
     predictor = crepe_dist.load(place / "run")

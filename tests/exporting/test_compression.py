@@ -10,7 +10,7 @@ from crepe_dist.exporting.compression import MIN_QUANTIZED_SIZE
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.config import NGramConfig
-from tests.conftest import NGRAMS, PAPER, QUICK, train
+from tests.conftest import NGRAMS, PAPER, QUICK, needs_kernels, train
 
 BUCKETS, FLOAT32 = "--buckets=16384", "--precision=float32"
 KINDS = {
@@ -25,7 +25,9 @@ def few_vectors(monkeypatch):
     monkeypatch.setattr(quantization, "SAMPLE", 1 << 10)  # Enough for small networks.
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[kind if kind == "paper" else pytest.param(kind, marks=needs_kernels) for kind in KINDS]
+)
 def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param

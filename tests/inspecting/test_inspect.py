@@ -28,7 +28,7 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
-from tests.conftest import TRIGRAMS, write_rows
+from tests.conftest import TRIGRAMS, needs_kernels, write_rows
 
 NAMES = ("one", "two", "<three>")
 PLANTED = 12
@@ -61,6 +61,7 @@ def read(path):
         return list(csv.DictReader(stream))
 
 
+@needs_kernels
 def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     def quick(settings, folder):
         return train_in_subprocess({**settings, **QUICKLY}, folder)

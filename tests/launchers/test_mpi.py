@@ -13,6 +13,7 @@ import pytest
 
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.conftest import needs_kernels
 from tests.helpers.needs import needs
 from tests.launchers.conftest import flags
 
@@ -41,6 +42,7 @@ def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Po
     )
 
 
+@needs_kernels
 def test_two_processes_compute_what_two_of_the_supervisor_do(data, tmp_path, unbroken):
     run_dir = tmp_path / "a run"
     code, printed = harness.finish(mpirun(tmp_path, flags(run_dir, data)))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import harness
+from tests.conftest import needs_kernels
 from tests.helpers.needs import needs
 from tests.launchers.conftest import flags
 from tests.launchers.slurm import Slurm, slurm
@@ -25,6 +26,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 pytestmark = [
     pytest.mark.slurm,
     needs("slurmctld", "slurmd", "sbatch", "srun", "munged", root=True),
+    needs_kernels,
 ]
 
 

@@ -76,6 +76,7 @@ def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
     assert one.metadata["calibration"]["temperature"] != 1
 
 
+@needs_kernels
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):
     path = checkpoint.resolve_model(str(runs / "1"))
     about = checkpoint.read_metadata(path) or {}

@@ -80,7 +80,7 @@ def test_each_library_that_is_missing_is_named(site, tmp_path):
     assert "driver" not in said
 
 
-def test_a_gpu_computes_what_the_cpu_computes(data, tmp_path, gpus):
+def test_a_gpu_computes_what_the_cpu_computes(data, tmp_path, gpus, every_build):
     """The same operators compute on both devices. Only the code around them differs."""
     on_gpu = run(command("train", "--data", data, "--run-dir", "gpu", *TRAIN), tmp_path)
     assert "1 process, gpu(0)\n" in on_gpu

@@ -15,6 +15,7 @@ from crepe_dist.networks.crepe.init import class_aware_embedding
 from crepe_dist.networks.ngrams import init as ngrams
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.training.model_setup import build_engine
+from tests.conftest import needs_kernels
 
 SMALL = [
     "--embedding-rows=512",
@@ -70,6 +71,7 @@ def table(config: Config, dataset: Dataset) -> np.ndarray:
     return engine.state_dict()["tower.table"]
 
 
+@needs_kernels
 def test_a_new_network_has_a_head_start(data, monkeypatch):
     dataset, shape = open_dataset(data), shape_for(open_dataset(data))
     monkeypatch.setattr(init, "CLASS_AWARE_SCALE", 0.0)
@@ -87,6 +89,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     assert (shared != given).any()
 
 
+@needs_kernels
 def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     dataset, rows = open_dataset(data), 1 << 14
     shape = replace(shape_for(dataset), embedding_rows=rows)

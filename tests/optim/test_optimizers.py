@@ -17,6 +17,7 @@ from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.horovod_optimizer import HorovodOptimizer
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
+from tests.conftest import needs_kernels
 from tests.helpers.optimizers import Reference
 
 OPTIONS = [
@@ -110,6 +111,7 @@ def test_an_unknown_optimizer_is_refused():
         Reference(options, create_parameters()).update(fixed_point_gradients(0), 0.1)
 
 
+@needs_kernels
 def test_the_kernels_distinguish_two_optimizers_only():
     functions = library.functions()
     assert functions.crepe_update_parameters.argtypes[0] is ctypes.c_bool

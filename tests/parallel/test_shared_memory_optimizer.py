@@ -48,6 +48,7 @@ def test_integers_of_any_size_are_packed_and_unpacked(largest):
             inter_host.unpack_int16(wrong, 1001)
 
 
+@needs_kernels
 def test_all_ranks_use_horovod_if_one_of_them_cannot_share_memory(tmp_path):
     printed = run(program("parallel/all_reduce_worker.py", "unshared", processes=2), tmp_path)
     assert printed.count("all well") == printed.count("summed by Horovod\n") == 2

@@ -16,7 +16,7 @@ import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import dataframe
 from crepe_dist.predicting.dataframe import FramePredictor
-from tests.conftest import FEATURE_LEN
+from tests.conftest import FEATURE_LEN, needs_kernels
 
 TEXTS = ["quaqua abc", None, " ", "zig " * FEATURE_LEN, "vex\nvex"]
 
@@ -26,6 +26,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"id": range(5), "text": TEXTS, "when": pd.Timestamp("2026-01-01")}, index=[7, 7, 1, 0, 5])
 
 
+@needs_kernels
 def test_columns_are_those_of_predict(quick_run, frame, tmp_path, monkeypatch, printed_by):
     frame.to_csv(tmp_path / "a.csv", index=False)
     flags = ("--file", "a.csv", "--out", "b.csv", "--top", 2)
@@ -49,6 +50,7 @@ def test_columns_are_those_of_predict(quick_run, frame, tmp_path, monkeypatch, p
     assert got["characters_cut"].tolist()[3] > 0
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", [pa.Table, pa.RecordBatch])
 def test_arrow_gives_arrow(quick_run, frame, kind):
     given = kind.from_pandas(frame, preserve_index=False)
@@ -61,6 +63,7 @@ def test_arrow_gives_arrow(quick_run, frame, kind):
     assert FramePredictor(quick_run)(given.slice(0, 0)).schema.equals(got.schema)  # without rows, too
 
 
+@needs_kernels
 def test_only_the_name_and_the_options_are_pickled(quick_run, frame):
     predict_frame = FramePredictor(quick_run, top=2)
     pickled = pickle.dumps(predict_frame)
@@ -68,6 +71,7 @@ def test_only_the_name_and_the_options_are_pickled(quick_run, frame):
     pd.testing.assert_frame_equal(pickle.loads(pickled)(frame), predict_frame(frame))
 
 
+@needs_kernels
 def test_a_process_opens_the_model_once_for_all_its_threads(quick_run, frame, monkeypatch):
     dataframe._load_cached.cache_clear()
     opened, original = [], dataframe.load
@@ -90,6 +94,7 @@ def test_a_process_opens_the_model_once_for_all_its_threads(quick_run, frame, mo
         pd.testing.assert_frame_equal(each, want)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("frame", "message"),
     [

@@ -11,7 +11,9 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from tests.conftest import QUICK, train
+from tests.conftest import QUICK, needs_kernels, train
+
+pytestmark = needs_kernels
 
 WORDS = {"billing": "Gebühr Überweisung", "login": "Schlüssel Paßwort", "parcel": "Päckchen verspätet"}
 

@@ -18,7 +18,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.predicting import arrow_file
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import lines
-from tests.conftest import write_csv
+from tests.conftest import needs_kernels, write_csv
+
+pytestmark = needs_kernels
 
 ROWS = 1500
 

@@ -10,6 +10,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.errors import UserError
+from crepe_dist.native import library
 from tests.exporting.test_export import CLASSES, ENCODINGS, FEATURE_LEN, make
 
 TEXTS = ["zig", "", "qua " * 20, "É ß zig" * 30, "x", "vex " * 2000, "б" * 300, "a zig " * 50]
@@ -35,7 +36,14 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
         assert [answer.probability_of(name) for name in predictor.classes] == pytest.approx(shares.tolist(), abs=1e-6)
         assert answer.characters_read == len(text.replace(" ", ""))
     monkeypatch.setattr("crepe_dist.predicting.predictor.BATCH_SIZE", 3)
-    assert [predictor.predict([text], windows=True)[0] for text in TEXTS] == whole
+    single = [predictor.predict([text], windows=True)[0] for text in TEXTS]
+    if library.find()[0] is not None:
+        assert single == whole
+    else:  # The rounding errors of NumPy's matrix products depend on the number of texts in a batch.
+        assert [answer.label for answer in single] == [answer.label for answer in whole]
+        for name in predictor.classes:
+            expected = [answer.probability_of(name) for answer in whole]
+            assert [answer.probability_of(name) for answer in single] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("least", [0.0, 0.5, 1.0])

@@ -34,7 +34,7 @@ from crepe_dist.serving import open_inference
 from crepe_dist.serving.open_inference import _rows
 from crepe_dist.serving.requests import HttpError, PredictRequest
 from crepe_dist.settings.options import ServiceOptions
-from tests.conftest import QUICK, train
+from tests.conftest import QUICK, needs_kernels, train
 
 BESIDE: Any = {"category": "colour", "number": "amount"}
 COLUMNS = TextPreprocessor(
@@ -106,6 +106,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@needs_kernels
 def test_the_columns_decide_in_one_process_as_in_two(folder, printed_by):
     paths = [checkpoint.resolve_model(str(folder / f"run-{processes}")) for processes in (1, 2)]
     assert sha256(paths[0]) == sha256(paths[1])
@@ -116,6 +117,7 @@ def test_the_columns_decide_in_one_process_as_in_two(folder, printed_by):
     assert max(reduced) < 80
 
 
+@needs_kernels
 def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     model: Any = crepe_dist.load(folder / "run-1")
     frame = pd.read_csv(folder / "new.csv")
@@ -159,6 +161,7 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
             _asked({"text": "a", "columns": wrong}, model)
 
 
+@needs_kernels
 def test_a_request_may_name_columns_as_in_training(folder):
     model: Any = crepe_dist.load(folder / "run-1")
     want = _asked({"text": "alpha", "columns": {"colour": "red", "amount": 50}}, model)
@@ -205,6 +208,7 @@ def _asked(question, model):
     return PredictRequest.model_validate(question).all_texts(model.composition)
 
 
+@needs_kernels
 def test_an_explanation_names_values(folder):
     model = crepe_dist.load(folder / "run-1")
     explanation = model.explain(append_values("alpha", ["red", "50"]))
@@ -212,6 +216,7 @@ def test_an_explanation_names_values(folder):
     assert len(explanation.scores) == len(explanation.text)
 
 
+@needs_kernels
 def test_bad_columns(folder, tmp_path):
     frame = rows(100, 3)
     for change, message in [
@@ -235,6 +240,7 @@ def test_bad_columns(folder, tmp_path):
     assert 5000 < len(encoding.alphabet) + len(encoding.two_id_characters) < 10_000
 
 
+@needs_kernels
 def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, printed_by):
     frame = rows(200, 4).drop_duplicates("text")
     frame.assign(amount=["3,5"] * 50 + list(frame.amount[50:])).to_csv(folder / "later.csv", index=False)
@@ -247,6 +253,7 @@ def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, pri
     assert missing.split()[-6:-3] == ["100.0", "%", "+100.0"]
 
 
+@needs_kernels
 def test_values_of_python_and_of_texts(folder):
     model: Any = crepe_dist.load(folder / "run-1")
     frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
@@ -281,6 +288,7 @@ def test_formats_spell_a_value_alike(spellings, expected):
     assert [FeatureColumn("when", (spellings[-1],)).value_index(each) for each in spellings] == [1] * len(spellings)
 
 
+@needs_kernels
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):
     given = {**BESIDE, "alphabet": folder / "run-1", "feature_len": 123}
     crepe_dist.prepare(folder / "new.csv", folder / "other", **given)

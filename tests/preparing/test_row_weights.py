@@ -14,7 +14,7 @@ import crepe_dist
 from crepe_dist.data.batch import pack_batch, unpack_batch
 from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_SCALE, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, train, write_frame
+from tests.conftest import QUICK, needs_kernels, train, write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -73,6 +73,7 @@ def test_weights_that_cannot_be_used(tmp_path):
             crepe_dist.prepare(table, tmp_path / "no", weight=name, **NO_TEST)
 
 
+@needs_kernels
 def test_rows_of_weight_0_are_not_learned(tmp_path):
     """Half of the rows have a wrong label."""
     wrong = {"text": TEXTS * 10, "label": [*LABELS * 5, *LABELS[1:], *LABELS * 4, "yes"][:400]}

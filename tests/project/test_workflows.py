@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 import crepe_dist
+from crepe_dist.native import library
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))}
@@ -60,3 +62,33 @@ def test_a_tag_of_another_version_builds_nothing():
     )
     assert done.returncode == 1
     assert done.stderr.startswith(f"the tag is v0.0.1, but the version is {crepe_dist.__version__} ")
+
+
+@pytest.mark.parametrize(
+    ("python", "pytest_code", "code"),
+    [
+        (sys.executable, 0, 0),
+        (sys.executable, 5, 5),  # With this code, pytest reports that it found no test.
+        ("false", 0, 1),  # The list of the builds cannot be read.
+    ],
+)
+def test_the_suite_runs_under_each_build_or_the_script_fails(python, pytest_code, code, tmp_path, every_build):
+    programs = {
+        "uv": f"""[ "$4" = python ] && {{ shift 4; exec {python} "$@"; }}
+if [ "$4" = pytest ]; then echo "$CREPE_DIST_KERNELS" >> {tmp_path / "ran"}; exit {pytest_code}; fi""",
+        "apt-get": "",  # The script installs programs that the machine lacks.
+    }
+    for name, content in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{content}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / ".ci" / "kernels")],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    ran = (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
+    expected = [*library.supported_builds(), library.NONE, "avx2", "avx2"]
+    assert ran == (expected if code == 0 else expected[: python == sys.executable])

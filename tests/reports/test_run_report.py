@@ -33,7 +33,7 @@ from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
 from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
-from tests.conftest import FEATURE_LEN, QUICK, write_rows
+from tests.conftest import FEATURE_LEN, QUICK, needs_kernels, write_rows
 from tests.helpers.browsing import needs_browser
 from tests.reports.test_data_page import HOSTILE, Page, checked, summary
 from tests.serving.test_serve import FACTS
@@ -65,6 +65,7 @@ def copy(place, tmp_path):
     return shutil.copytree(place / "one", tmp_path / "one")
 
 
+@needs_kernels
 class TestReport:
     def test_says_what_came_out_and_harms_nobody(self, place):
         result = json.loads((place / "one" / "result.json").read_text())
@@ -167,6 +168,7 @@ def made_up(count, generator):
     return MulticlassScores(confusion, 1.0, reliability, [Mistake(0, 0, 0.1, ((1, 0.9),))])
 
 
+@needs_kernels
 def test_the_card_shows_hostile_names_as_they_are(place):
     markdown = pytest.importorskip("markdown")
     text = (place / "one" / "model_card.md").read_text()
@@ -215,6 +217,7 @@ class TestCurves:
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 
 
+@needs_kernels
 @needs_browser
 class TestLook:
     @pytest.fixture(scope="class")
@@ -243,6 +246,7 @@ class TestLook:
         assert narrow == []
 
 
+@needs_kernels
 class TestCompare:
     def test_one_table_with_intervals_and_below_it_the_settings_that_differ(self, place, monkeypatch, printed_by):
         monkeypatch.setenv("COLUMNS", "120")

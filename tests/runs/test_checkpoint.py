@@ -11,6 +11,9 @@ import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
+from tests.conftest import needs_kernels
+
+pytestmark = needs_kernels
 
 
 def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_path, monkeypatch):

@@ -17,7 +17,9 @@ from crepe_dist.settings.aliases import stored_settings
 from crepe_dist.settings.config import parse
 from tests import conftest
 from tests.chaos import harness
-from tests.conftest import QUICK, losses, records
+from tests.conftest import QUICK, losses, needs_kernels, records
+
+pytestmark = needs_kernels
 
 
 def train(data, run_dir, *more):

@@ -39,7 +39,7 @@ from crepe_dist.serving import batching
 from crepe_dist.serving.app import ServiceMetrics, create_app
 from crepe_dist.serving.batching import DynamicBatcher
 from crepe_dist.settings.options import ServiceOptions
-from tests.conftest import FEATURE_LEN, QUICK, command, train
+from tests.conftest import FEATURE_LEN, QUICK, command, needs_kernels, train
 from tests.exporting.test_export import ENCODINGS, make
 from tests.helpers.browsing import SECONDS, Browsing, needs_browser
 
@@ -289,6 +289,7 @@ class TestBatcher:
         assert first.result() == by_letter("first")
 
 
+@needs_kernels
 def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # The handler of the test process must stay.
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -337,6 +338,7 @@ def started(run_dir):
     processes[0].stop()
 
 
+@needs_kernels
 class TestProcess:
     def test_it_answers(self, started):
         url = started[0].url
@@ -377,6 +379,7 @@ def browser(browser, started):
     return browser
 
 
+@needs_kernels
 @needs_browser
 class TestPage(Browsing):
     """Tests in order on one page that stays open."""
@@ -424,6 +427,7 @@ class TestPage(Browsing):
         assert self.one(browser, "#count").text == expected  # as the service counts them
 
 
+@needs_kernels
 def test_a_stop_waits_for_what_is_in_hand(started):
     process = started[0]
     with socket.create_connection(("127.0.0.1", process.port), timeout=SECONDS) as client:
@@ -444,6 +448,7 @@ def test_a_stop_waits_for_what_is_in_hand(started):
     assert "private" not in said
 
 
+@needs_kernels
 @needs_browser
 class TestPageLater(Browsing):
     """The same page. The previous test has stopped its service."""

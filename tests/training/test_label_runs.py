@@ -20,7 +20,9 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import INTERVALS, interval_threshold, multilabel_calibration
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MultilabelScores
-from tests.conftest import QUICK, command, losses, run, train
+from tests.conftest import QUICK, command, losses, needs_kernels, run, train
+
+pytestmark = needs_kernels
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 # In float32, because in bfloat16 the last losses of one and two processes differ by a hundredth.

@@ -161,6 +161,7 @@ class TestWordDropout:
             assert np.array_equal(fewer[1:4], codes[1:4])  # Texts of at most one word.
             assert all(len(finder.find(row[None]).words) for row in fewer[[0, 3, 4, 5]])
 
+    @needs_kernels
     def test_words_depend_on_the_epoch_and_the_row_alone(self, folder):
         data = open_dataset(folder / "data")
         train = data.splits["train"]
@@ -234,6 +235,7 @@ class TestTeacher:
 
 
 class TestRun:
+    @needs_kernels
     def test_the_student_is_better_and_is_reported(self, folder):
         figures = unlabelled(folder / "run")
         assert figures["reported"] == "student"
@@ -256,6 +258,7 @@ class TestRun:
         assert "the encoder vectors.npy" in unlabelled(folder / "encoder-1")["teacher"]["members"]
         assert digests(folder / "encoder-1") == digests(folder / "encoder-2") != digests(folder / "run")
 
+    @needs_kernels
     @pytest.mark.parametrize("lost", ["student", "pseudo labels", "supervised"])
     def test_a_killed_run_resumes_to_the_same_bits(self, folder, lost):
         again = folder / f"killed-{lost}"
@@ -274,6 +277,7 @@ class TestRun:
         assert ("resuming" in printed) == (lost != "pseudo labels")
         assert digests(again) == digests(folder / "run")
 
+    @needs_kernels
     def test_a_student_that_is_not_better_gives_way_to_the_first_network(self, folder):
         train(folder, "worse", "--learning-rate=0.000001", "--epochs=1")
         figures = unlabelled(folder / "worse")
@@ -285,6 +289,7 @@ class TestRun:
         assert sha256(folder / "worse" / result["checkpoint"]) == sha256(reported)
         assert [path.name for path in (folder / "worse" / "checkpoints").glob("*.params")] == [reported.name]
 
+    @needs_kernels
     def test_can_be_turned_off(self, folder):
         assert "teacher" not in train(folder, "off", "--unlabelled=false")
         assert not (folder / "off" / "supervised").exists()
@@ -305,6 +310,7 @@ class TestRun:
             "train", "--data", "data", cwd=tmp_path
         )
 
+    @needs_kernels
     def test_a_damaged_lesson_is_refused(self, folder):
         shutil.copytree(folder / "run", folder / "damaged")
         (folder / "damaged" / "result.json").unlink()
@@ -315,6 +321,7 @@ class TestRun:
             train(folder, "damaged")
 
 
+@needs_kernels
 class TestEncoder:
     def test_a_text_is_encoded_once(self, folder, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

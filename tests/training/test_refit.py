@@ -18,6 +18,8 @@ from tests import conftest
 from tests.conftest import QUICK, needs_kernels
 from tests.training.test_pseudo_labels import table
 
+pytestmark = needs_kernels
+
 SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=2", "--epochs=2"]
 
 
@@ -89,7 +91,6 @@ def test_a_finished_run_keeps_only_what_it_reports(folder):
     assert "is finished" in train(folder, "tidy")
 
 
-@needs_kernels
 def test_several_processes_give_the_same_bits(folder):
     train(folder, "with-3", processes=3)
     assert digest(folder / "with-3") == digest(folder / "run")
@@ -111,7 +112,6 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
     assert digest(again) == digest(folder / "run")
 
 
-@needs_kernels
 def test_a_student_is_refitted_and_resumes_to_the_same_bits(tmp_path):
     prepared(tmp_path, unlabelled={"text": table(300, 2)["text"]})
     train(tmp_path, "run", keeps_states=True)

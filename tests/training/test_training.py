@@ -20,7 +20,7 @@ from crepe_dist.training import context
 from crepe_dist.training.context import lr_at, next_lr
 from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from tests import conftest
-from tests.conftest import NGRAMS, PAPER, QUICK, records
+from tests.conftest import NGRAMS, PAPER, QUICK, needs_kernels, records
 
 
 def train(data, run_dir, *more):
@@ -28,6 +28,7 @@ def train(data, run_dir, *more):
 
 
 class TestOptions:
+    @needs_kernels
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
         flags = (*NGRAMS, "--refit=false", "--epochs=9", "--patience=2", "--learning-rate=1e-15")
@@ -54,11 +55,13 @@ class TestOptions:
         norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)
 
+    @needs_kernels
     def test_a_weight_of_a_class_that_is_not_there(self, data, tmp_path, complaint):
         weights = '--class-weights={"fourth": 2}'
         said = complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, weights, cwd=tmp_path)
         assert "names fourth, which is not a class" in said
 
+    @needs_kernels
     def test_weights_that_would_switch_the_other_classes_off(self, data, tmp_path, complaint):
         flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, '--class-weights={"first": 1.01e6}')
         assert "too far apart" in complaint("train", *flags, cwd=tmp_path)

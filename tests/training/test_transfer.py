@@ -26,7 +26,7 @@ from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from crepe_dist.training.startup_messages import warn_leaked_rows
-from tests.conftest import FEATURE_LEN, train, write_csv
+from tests.conftest import FEATURE_LEN, needs_kernels, train, write_csv
 from tests.helpers.engines import Network
 
 CREPE = ModelOptions(network="crepe", buckets=64, embedding_rows=1024, width=32, blocks=2)
@@ -205,6 +205,7 @@ class TestForeign:
         assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
 
 
+@needs_kernels
 class TestTraining:
     @pytest.fixture(scope="class")
     def place(self, tmp_path_factory) -> Path:

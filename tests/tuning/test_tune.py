@@ -19,6 +19,7 @@ from crepe_dist.settings.config import parse
 from crepe_dist.tuning import search
 from crepe_dist.tuning.search import DONE, FAILED, KILLED, TIMED_OUT, Search, run_trial
 from tests.chaos import harness
+from tests.conftest import needs_kernels
 
 SOON = 3600.0
 
@@ -122,6 +123,7 @@ def quick_settings(data_with_validation):
     return {"data.source": str(data_with_validation), "model.network": "ngrams", "logging.report": False}
 
 
+@needs_kernels
 def test_a_trial_trains_and_its_epochs_are_watched(quick_settings, tmp_path):
     seen: list[tuple[int, float]] = []
 
@@ -136,6 +138,7 @@ def test_a_trial_trains_and_its_epochs_are_watched(quick_settings, tmp_path):
     assert (made["epoch"], made["validation"]) in seen or not seen  # The trial may end before it is first polled.
 
 
+@needs_kernels
 def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with_validation, tmp_path):
     given = {"data.source": str(data_with_validation), "logging.report": False}
     run_trial(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: True, print)
@@ -151,6 +154,7 @@ def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with
     }
 
 
+@needs_kernels
 def test_a_trial_is_ended(quick_settings, tmp_path):
     given = {**quick_settings, "training.epochs": 10**6}
     made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + 0.5, lambda *_: False, print)
