@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import random
 import shlex
@@ -53,7 +54,7 @@ from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.settings.config import flag
 from crepe_dist.settings.flags import Parser, check_output
-from crepe_dist.settings.options import ModelOptions, OptimizerOptions
+from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, ModelOptions, OptimizerOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -273,16 +274,19 @@ def throughput(bench: Bench) -> Rows:
 def measure_run(bench: Bench, data: str, precision: str, processes: int) -> Row:
     """Train a model, and measure the steps of the run.
 
-    Each process takes ``bench.batch`` documents per step, so an epoch has fewer steps with more processes. Therefore, a
-    run with four or more processes has more than one epoch.
+    The steps of the last epoch are measured. In this epoch, the batches have grown to their maximum size, which is
+    ``bench.batch`` documents per process.
     """
     run, start = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
-    batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
-    bench.train(run, data, processes, "gpu", f"--precision={precision}", *batch)
+    batch_size = bench.batch * processes
+    grows = batch_size > REFERENCE_BATCH_SIZE
+    epochs = 1 + grows * math.ceil(network_registry.config_class("crepe").batch_growth * batch_size / bench.rows)
+    flags = (f"--precision={precision}", f"--batch-size={batch_size}", f"--epochs={epochs}", "--patience=0")
+    bench.train(run, data, processes, "gpu", *flags)
     records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    steps = [record["milliseconds"] for record in records if record["event"] == "step"]
-    step = statistics.median(steps[len(steps) // 2 :])
-    times = {"documents/s": 1000 * processes * bench.batch / step, "step ms": step, "first ms": steps[0]}
+    steps = [record for record in records if record["event"] == "step"]
+    step = statistics.median(record["milliseconds"] for record in steps if record["epoch"] == epochs)
+    times = {"documents/s": 1000 * batch_size / step, "step ms": step, "first ms": steps[0]["milliseconds"]}
     backend = read_json(run / "result.json")["provenance"]["computes"]
     return {"by": f"crepe_dist, {backend}", "processes": processes, **times, "run s": time.monotonic() - start}
 

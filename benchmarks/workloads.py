@@ -16,6 +16,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from crepe_dist.data.batch import Batch, pack_batch
+from crepe_dist.data.batch_schedule import equal_batches
 from crepe_dist.data.char_encoder import ALPHABET, CharEncoder, CharIds
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader, epoch_order
@@ -128,12 +129,14 @@ def encode(texts: Sequence[str], encoding: CharEncoder) -> int:
 def load(split: Split, batch_size: int) -> int:
     """Load the batches of one epoch, without training."""
     order = epoch_order(len(split), 0, 0)
-    return sum(batch.global_batch_size for batch in DataLoader(split, order, batch_size, 0, 1))
+    return sum(
+        batch.global_batch_size for batch in DataLoader(split, order, equal_batches(len(order), batch_size), 0, 1)
+    )
 
 
 def waiting(split: Split, batch_size: int, step: float) -> float:
     """Return the fraction of an epoch, 0 to 1, that is spent waiting for data if a step takes ``step`` seconds."""
-    source = iter(DataLoader(split, epoch_order(len(split), 0, 0), batch_size, 0, 1))
+    source = iter(DataLoader(split, epoch_order(len(split), 0, 0), equal_batches(len(split), batch_size), 0, 1))
     next(source)  # The first call starts the prefetching thread.
     start, waited = time.perf_counter(), 0.0
     while True:

@@ -26,6 +26,7 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from crepe_dist.data.batch import unpack_batch
+from crepe_dist.data.batch_schedule import equal_batches
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.engines.gluon_engine import parameter_values
@@ -75,7 +76,8 @@ def train(args: argparse.Namespace) -> None:
         # All ranks use the same permutation, and each rank trains on its shard of every global batch. All ranks
         # therefore execute the same number of steps.
         order = epoch_order(len(split), args.seed, epoch - 1)
-        for step, batch in enumerate(DataLoader(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
+        ranges = equal_batches(len(split), args.batch_size)
+        for step, batch in enumerate(DataLoader(split, order, ranges, hvd.rank(), hvd.size()), 1):
             arrays = unpack_batch(batch, len(dataset.classes))
             char_ids, label_probs, weights = (mx.nd.array(array, device, array.dtype) for array in arrays)
             with autograd.record():
@@ -99,7 +101,7 @@ def train(args: argparse.Namespace) -> None:
 def compute_accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of the documents that are classified correctly."""
     correct = 0
-    for batch in DataLoader(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
+    for batch in DataLoader(split, np.arange(len(split)), equal_batches(len(split), 512), rank=0, size=1):
         char_ids = mx.nd.array(batch.packed[:, : network.config.feature_len], device, "uint8")
         predicted = network(char_ids).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())

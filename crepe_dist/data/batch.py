@@ -25,12 +25,12 @@ def num_trailer_bytes(pairs: int) -> int:
 
 
 class Batch(NamedTuple):
-    """One rank's shard of a global batch. Blank rows of weight 0 pad it to the same size in every step.
+    """One rank's shard of a global batch. Blank rows of weight 0 pad it to the same size on every rank.
 
     All data is packed into one array, because copying an array to a GPU takes 0.1 ms.
 
     Attributes:
-        packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of a full batch. If each
+        packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of the global batch. If each
             document has one label, a row holds the L character ids, the label and the weight, L + 5 bytes. Otherwise,
             pairs of a class and its label probability replace the label, and a row has L + 4 · pairs + 3 bytes. The
             weight of padding is 0.

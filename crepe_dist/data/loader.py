@@ -1,10 +1,10 @@
 """Order of the rows in an epoch, the shards of the ranks, and the batches of one rank.
 
 Rank and world size are plain ints, so a single process can test any rank. Each epoch visits the rows in one
-permutation, a function of the seed and the epoch. Global batch k consists of the ``batch_size`` rows that start at
-position k × ``batch_size`` of this permutation. The rows of a batch are reordered so that all shards take about the
-same time, and divided among the ranks. Therefore the epoch and the number of documents that the ranks together have
-consumed define a position in training, for any number of ranks.
+permutation, a function of the seed and the epoch. The global batches are consecutive ranges of this permutation, whose
+sizes are a function of the number of documents trained on so far (``batch_schedule.py``). The rows of a batch are
+reordered so that all shards take about the same time, and divided among the ranks. Therefore the epoch and the number
+of documents that the ranks together have consumed define a position in training, for any number of ranks.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.batch import Batch, RowIndices, pack_batch
+from crepe_dist.data.batch_schedule import BatchRange, BatchSchedule
 from crepe_dist.data.dataset import Split
 
 PREFETCH = 4  # Maximum number of batches that the thread gathers after each request of the consumer.
@@ -27,9 +28,19 @@ DEAL_SIZE = 8
 PIECE = 1 << 16  # Number of rows that are ordered at a time.
 
 
-def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> RowIndices:
-    """Return the rows of a split in the training order of an epoch, int64 [rows]; equal on every rank."""
-    return length_balanced_order(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
+def training_order(split: Split, seed: int, epoch: int, schedule: BatchSchedule) -> RowIndices:
+    """Return the rows of a split in the training order of an epoch, int64 [rows]; equal on every rank.
+
+    Args:
+        epoch: Number of earlier epochs.
+    """
+    order, lengths = epoch_order(len(split), seed, epoch), split.lengths()
+    ranges = schedule.ranges(len(split), epoch)
+    for batch_size, equal_ranges in itertools.groupby(ranges, lambda batch_range: batch_range[1] - batch_range[0]):
+        starts = [start for start, _ in equal_ranges]
+        rows = slice(starts[0], starts[-1] + batch_size)
+        order[rows] = length_balanced_order(order[rows], lengths, batch_size)
+    return order
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> RowIndices:
@@ -43,16 +54,15 @@ def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], ba
     The rows of a batch are sorted by length, and dealt like cards to runs of ``DEAL_SIZE`` rows.
 
     Args:
+        order: Row numbers in the order of the epoch. Their number is a multiple of ``batch_size``.
         lengths: Length of each row of the split.
     """
-    num_complete = len(order) // batch_size * batch_size
     # Ordering in pieces limits the memory for many millions of rows.
     piece_rows = max(1, PIECE // batch_size) * batch_size
     result = order.copy()
-    for start in range(0, num_complete, piece_rows):
-        batches = result[start : min(start + piece_rows, num_complete)].reshape(-1, batch_size)
+    for start in range(0, len(order), piece_rows):
+        batches = result[start : start + piece_rows].reshape(-1, batch_size)
         batches[:] = _deal_by_length(batches, lengths)
-    result[num_complete:] = _deal_by_length(result[None, num_complete:], lengths)
     return result
 
 
@@ -88,12 +98,11 @@ def max_shard_size(batch_size: int, size: int, group_size: int = 1) -> int:
 
 
 def iter_shards(
-    order: RowIndices, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+    order: RowIndices, ranges: Iterable[BatchRange], rank: int, size: int, group_size: int = 1
 ) -> Iterator[tuple[RowIndices, int, int]]:
     """For each global batch, yield the rows of a rank, the number of documents in the batch, and the position of the
     rank's first row in the batch."""
-    for start in range(first, len(order), batch_size):
-        stop = min(start + batch_size, len(order))
+    for start, stop in ranges:
         shard_start, shard_stop = shard_range(start, stop, rank, size, group_size)
         yield order[shard_start:shard_stop], stop - start, shard_start - start
 
@@ -107,8 +116,7 @@ class DataLoader:
 
     Args:
         order: Row numbers in the order of the epoch, int64 [rows].
-        batch_size: Number of documents per global batch.
-        first: Number of documents of ``order`` that the ranks together consumed before the run was resumed.
+        ranges: Ranges of ``order`` that the global batches contain; see ``batch_schedule.py``.
         group_size: Number of consecutive documents that one rank has to compute together; see
             ``NetworkConfig.reduction_group``.
     """
@@ -117,15 +125,14 @@ class DataLoader:
         self,
         split: Split,
         order: RowIndices,
-        batch_size: int,
+        ranges: Iterable[BatchRange],
         rank: int,
         size: int,
-        first: int = 0,
         group_size: int = 1,
     ) -> None:
         self._split = split
-        self._shares = iter_shards(order, batch_size, rank, size, first, group_size)
-        self._rows = max_shard_size(batch_size, size, group_size)
+        self._shares = iter_shards(order, ranges, rank, size, group_size)
+        self._size, self._group_size = size, group_size
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""
@@ -165,7 +172,6 @@ class DataLoader:
     def _gather(self, rows: RowIndices, documents: int, first: int) -> Batch:
         split = self._split
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
-        batch = pack_batch(
-            split.char_ids(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows)
-        )
+        num_rows = max_shard_size(documents, self._size, self._group_size)
+        batch = pack_batch(split.char_ids(rows), labels, num_rows, documents, first, weights, split.targets.bytes(rows))
         return batch._replace(rows=rows)

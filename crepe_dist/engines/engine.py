@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, RowIndices
+from crepe_dist.data.batch_schedule import equal_batches
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
@@ -86,7 +87,7 @@ class Engine(ABC):
             compute: ``logits`` or ``branch_logits``. If it is ``None``, ``logits`` is used.
         """
         self.load_weights()
-        for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):
+        for batch in DataLoader(split, np.arange(len(split)), equal_batches(len(split), batch_size), rank, size):
             yield batch.rows, batch.labels, (compute or self.logits)(batch)[: len(batch.labels)]
 
     def wait(self) -> None:  # noqa: B027

@@ -15,6 +15,7 @@ from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer
+from crepe_dist.settings.options import REFERENCE_BATCH_SIZE
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
@@ -29,9 +30,9 @@ DROPOUT = "dropout"  # Name of the field with the dropout probability, in networ
 Self = TypeVar("Self", bound="NetworkConfig")
 
 
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Return the number of batches for ``rows`` training rows. The last batch may be smaller than the others."""
-    return math.ceil(rows / batch_size)
+def reference_steps(num_rows: int, batch_size: int) -> int:
+    """Return the number of steps of an epoch if its batches did not grow beyond ``REFERENCE_BATCH_SIZE`` documents."""
+    return math.ceil(num_rows / min(batch_size, REFERENCE_BATCH_SIZE))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class NetworkConfig(ABC):
             another task; empty if there are none.
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
-        min_useful_steps: Number of steps that the network usually needs before it separates the classes.
+        min_useful_steps: Number of steps that the network usually needs before it separates the classes, if batches do
+            not grow (``reference_steps``).
+        batch_growth: In training, a batch contains at most 1 / ``batch_growth`` of the documents trained on so far.
         default_epochs: Default number of epochs for a training split of medium size.
         max_default_epochs: Upper limit of the default number of epochs. The default exceeds this limit only if the run
             would otherwise have very few steps.
@@ -79,6 +82,7 @@ class NetworkConfig(ABC):
     accepts_any_length: ClassVar[bool] = True
     is_matmul_bound: ClassVar[bool] = True
     min_useful_steps: ClassVar[int] = 20
+    batch_growth: ClassVar[int] = 64
     default_epochs: ClassVar[int] = 3
     max_default_epochs: ClassVar[int] = 8
     early_stopping: ClassVar[bool] = True
@@ -140,7 +144,7 @@ class NetworkConfig(ABC):
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
         """Return the number of epochs, for ``rows`` training rows, that contain ``min_useful_steps`` steps."""
-        return math.ceil(cls.min_useful_steps / steps_per_epoch(rows, batch_size))
+        return math.ceil(cls.min_useful_steps / reference_steps(rows, batch_size))
 
     @property
     def has_kernels(self) -> bool:

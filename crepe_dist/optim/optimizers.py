@@ -18,9 +18,20 @@ from crepe_dist.native.library import pointers
 from crepe_dist.optim.fixed_point import FixedPointScales
 from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.settings.options import OptimizerOptions
+from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, OptimizerOptions
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon.
+BETAS, EPSILON = (0.8, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon (docs/decisions/training.md).
+
+
+def batch_factor(global_batch_size: float) -> float:
+    """Return the factor by which the mean gradient of a batch and its learning rate are multiplied.
+
+    The factor is the square root of the relative size of the batch. With both factors, SGD moves the parameters as far
+    per document as with batches of ``REFERENCE_BATCH_SIZE`` documents (Goyal et al. 2017, arXiv:1706.02677). Adam
+    divides by the root of the second moment. The factor of the gradient keeps the variance of its noise constant while
+    batches grow, so the second moment, which is a mean over many steps, still fits.
+    """
+    return math.sqrt(max(1.0, global_batch_size / REFERENCE_BATCH_SIZE))
 
 
 class OptimizerSpec:

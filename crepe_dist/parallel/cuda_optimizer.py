@@ -24,7 +24,7 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.optim.fixed_point import FixedPointScales, mean_and_clip_factor
 from crepe_dist.optim.grad_scaler import GradScaler
 from crepe_dist.optim.optimizer_state import OptimizerState
-from crepe_dist.optim.optimizers import OptimizerSpec
+from crepe_dist.optim.optimizers import OptimizerSpec, batch_factor
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.distributed_optimizer import StepStats
 from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_step_stats
@@ -159,14 +159,15 @@ class CudaOptimizer(FixedPointOptimizer):
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         optimizer, scales = self._optimizer, self._scales
-        grad_factor = mean_and_clip_factor(
+        factor = batch_factor(global_batch_size)
+        grad_factor = factor * mean_and_clip_factor(
             self._grad_scaler.grad_factor * global_batch_size, optimizer.clip_norm, self._squared_norm
         )
         self._grad_scaler.record_finite_step()
         self._num_updates += 1
         rates = [
             (
-                optimizer.bias_corrected_lr(learning_rate * parameter.lr_mult, self._num_updates),
+                optimizer.bias_corrected_lr(factor * learning_rate * parameter.lr_mult, self._num_updates),
                 grad_factor * scales.scale_of(name),
             )
             for name, parameter in scales.parameters.items()

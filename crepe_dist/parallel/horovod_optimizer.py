@@ -28,7 +28,7 @@ from crepe_dist.distributed.mxnet_internals import (
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.optim.optimizer_state import OptimizerState
-from crepe_dist.optim.optimizers import OptimizerSpec
+from crepe_dist.optim.optimizers import OptimizerSpec, batch_factor
 from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepStats
 
 
@@ -102,8 +102,9 @@ class HorovodOptimizer(DistributedOptimizer):
         if self._optimizer.clip_norm is not None:
             max_norm = self._optimizer.clip_norm * global_batch_size
             gluon.utils.clip_global_norm(self.gradients, max_norm, check_isfinite=False)
-        self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(global_batch_size)
+        factor = batch_factor(global_batch_size)
+        self._trainer.set_learning_rate(factor * learning_rate)
+        self._trainer.update(global_batch_size / factor)  # Gluon divides the summed gradients by this number.
 
     def state_dict(self) -> Arrays:
         if not self._group.is_root:

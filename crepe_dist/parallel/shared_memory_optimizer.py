@@ -24,7 +24,7 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.native import library
 from crepe_dist.optim.fixed_point import FixedPointScales, mean_and_clip_factor
 from crepe_dist.optim.optimizer_state import OptimizerState
-from crepe_dist.optim.optimizers import FusedOptimizer, OptimizerSpec
+from crepe_dist.optim.optimizers import FusedOptimizer, OptimizerSpec, batch_factor
 from crepe_dist.parallel.distributed_optimizer import StepStats
 from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_step_stats
 from crepe_dist.parallel.host_shared_memory import HostSharedMemory, allocate_private, open_shared
@@ -151,7 +151,9 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         return stats
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
-        grad_factor = mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
+        factor = batch_factor(global_batch_size)
+        grad_factor = factor * mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
+        learning_rate *= factor
         self._num_updates += 1
         corrected_lr = self._optimizer.bias_corrected_lr(learning_rate, self._num_updates)
         self._dense_optimizer.step(corrected_lr, grad_factor)

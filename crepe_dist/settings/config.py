@@ -103,6 +103,8 @@ class Config(Settings):
         case_noise = {"case_noise": self.data.case_noise} if self.data.case_noise != DataOptions.case_noise else {}
         return stored_settings(
             {
+                # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
+                "batches": "growing",
                 **case_noise,
                 "batch_size": self.data.batch_size,
                 "typos": self.data.typos,

@@ -40,6 +40,9 @@ LENGTH_STEP = 27
 MAX_AUTO_LENGTH = MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
 AUTO_LENGTH_PERCENT = 99  # Percentage of the training texts that must fit completely into an automatic length.
 MAX_BATCH = 1 << 20  # Maximum global batch size, in documents.
+# Batch size for which the learning rates and the numbers of epochs were chosen. The first batches of a run have this
+# size, unless ``data.batch_size`` is smaller.
+REFERENCE_BATCH_SIZE = 64
 
 
 @dataclass
@@ -52,7 +55,10 @@ class DataOptions(Settings, group="data"):
         PATH,
     )
     batch_size: int = setting(
-        64, "Global batch size: documents per step, summed over all processes.", int_range(1, MAX_BATCH)
+        1024,
+        "Maximum global batch size: documents per step, summed over all processes. Batches of more than 64 documents "
+        "contain at most 1/64 of the documents trained on so far (paper: 1/512).",
+        int_range(1, MAX_BATCH),
     )
     typos: float = setting(
         0.0,
@@ -151,7 +157,8 @@ class OptimizerOptions(Settings, group="optimizer"):
     learning_rate: float = setting(
         0.001,
         "Initial learning rate. Each parameter has its own learning-rate multiplier. If a run of crepe or "
-        "ngrams starts from random weights and has fewer than 750 steps, the multipliers are up to twice as large.",
+        "ngrams starts from random weights and has fewer than 48,000 documents in all epochs together, the multipliers "
+        "are up to twice as large. The rate grows with the square root of the batch size above 64 documents.",
         float_range(0, 1000, open_below=True),
     )
     momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))
@@ -177,7 +184,8 @@ class OptimizerOptions(Settings, group="optimizer"):
 MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
 # A network needs a minimum number of optimizer steps to learn, regardless of the amount of data. For small data sets,
 # the default number of epochs is therefore increased: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the
-# network's ``max_default_epochs`` to reach ENOUGH_STEPS steps.
+# network's ``max_default_epochs`` to reach ENOUGH_STEPS steps. These are steps of REFERENCE_BATCH_SIZE documents. A run
+# whose batches grow has fewer steps, and learns as much in each epoch.
 MIN_STEPS, ENOUGH_STEPS = 128, 750
 # If the training split has more characters than this, including padding, the default number of epochs is reduced.
 LARGE_DATA_CHARACTERS = 100_000_000
@@ -203,7 +211,7 @@ def default_epochs(
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs
-    characters, steps = num_documents * feature_len, math.ceil(num_documents / batch_size)
+    characters, steps = num_documents * feature_len, math.ceil(num_documents / min(batch_size, REFERENCE_BATCH_SIZE))
     if characters > LARGE_DATA_CHARACTERS:
         epochs = max(MIN_EPOCHS, math.ceil(usual * LARGE_DATA_CHARACTERS / characters))
     else:
@@ -254,9 +262,9 @@ class TrainingOptions(Settings, group="training"):
     epochs: Optional[int] = setting(
         None,
         "Number of passes over the training split. Early stopping may end training sooner; see `patience`. "
-        "Default: 3 (paper: 5). Small data get more epochs, until the run has 750 steps (at most 8 epochs; paper and "
-        "multilabel data: 20) or 128 steps (at most 20 epochs). Data of more than 100 million characters get fewer "
-        "epochs, at least 2. If there are unlabelled texts, the number is doubled, to at most 20.",
+        "Default: 3 (paper: 5). Small data get more epochs, until all epochs together have 48,000 documents (at most 8 "
+        "epochs; paper and multilabel data: 20) or 8,192 documents (at most 20 epochs). Data of more than 100 million "
+        "characters get fewer epochs, at least 2. If there are unlabelled texts, the number is doubled, to at most 20.",
         int_range(1, MAX_COUNT),
     )
     init_from: Optional[str] = setting(

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist import network_registry
 from crepe_dist.data.augmentation import with_case_noise, with_typos
 from crepe_dist.data.batch import Batch
+from crepe_dist.data.batch_schedule import BatchSchedule
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, max_shard_size, training_order
 from crepe_dist.distributed.process_group import ProcessGroup
@@ -83,7 +85,7 @@ class TrainContext:
         metrics = MetricsLogger(
             run_dir.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=group.is_root
         )
-        max_documents = max_shard_size(config.data.batch_size, group.size, engine.reduction_group)
+        max_documents = max_shard_size(max_batch_size(config, data), group.size, engine.reduction_group)
         optimizer = engine.create_optimizer(group, config.optimizer, max_documents)
         selection = ModelSelection.for_data(config, data)
         return cls(config, data, engine, optimizer, TrainerState(), selection, run_dir, metrics, job)
@@ -102,9 +104,10 @@ class TrainContext:
         train = self.data.splits["train"].for_epoch(seed, epoch)
         train = with_case_noise(train, self.config.data.case_noise, seed, epoch, self.data.encoder)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
-        batch_size, group, reduction_group = self.config.data.batch_size, self.group, self.engine.reduction_group
-        order = training_order(train, seed, epoch, batch_size)
-        batches = DataLoader(train, order, batch_size, group.rank, group.size, self.progress.documents, reduction_group)
+        schedule, group = batch_schedule(self.config), self.group
+        order = training_order(train, seed, epoch, schedule)
+        ranges = schedule.ranges(len(train), epoch, self.progress.documents)
+        batches = DataLoader(train, order, ranges, group.rank, group.size, self.engine.reduction_group)
         for step, batch in enumerate(batches, self.progress.step + 1):
             yield batch.for_step(step, seed)
 
@@ -127,6 +130,16 @@ class TrainContext:
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
             "documents": {name: len(split) for name, split in self.data.splits.items()},
         }
+
+
+def batch_schedule(config: Config) -> BatchSchedule:
+    """Return the sizes of the global batches of a run."""
+    return BatchSchedule(config.data.batch_size, network_registry.config_class(config.model.network).batch_growth)
+
+
+def max_batch_size(config: Config, data: Dataset) -> int:
+    """Return the size of the largest global batch of a run."""
+    return batch_schedule(config).size_after(config.training.num_epochs * len(data.splits["train"]))
 
 
 def next_lr(config: Config, progress: TrainerState, num_rows: int) -> float:

@@ -17,7 +17,7 @@ from crepe_dist.distributed.watchdog import MAX_SHOWN_ROWS
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.runs.scores import AnyScores
-from crepe_dist.training.context import TrainContext
+from crepe_dist.training.context import TrainContext, batch_schedule
 
 
 def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
@@ -30,7 +30,7 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
         return
     progress, train, config = context.progress, context.data.splits["train"], context.config
     ranks = sorted({*result.nonfinite_loss_ranks, *result.nonfinite_grad_ranks})
-    order = training_order(train, config.training.seed, progress.epoch - 1, config.data.batch_size)
+    order = training_order(train, config.training.seed, progress.epoch - 1, batch_schedule(config))
     start, stop = progress.documents, progress.documents + result.global_batch_size
     shards = _describe_ranks(ranks, order, start, stop, context.group.size, context.engine.reduction_group)
     raise _divergence_error(

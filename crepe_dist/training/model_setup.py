@@ -13,7 +13,7 @@ from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.loss import create_loss
-from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
+from crepe_dist.model.network_config import NetworkConfig, reference_steps
 from crepe_dist.native import library
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import Config
@@ -59,7 +59,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
         "network", lambda: initial_parameters(config, shape, pretrained), mismatch_hint=SAME_MACHINES_HINT
     )
     if init_from_data := getattr(network_registry.import_network_module(shape.kind, "init"), "init_from_data", None):
-        steps = num_steps(config, len(data.splits["train"]))
+        steps = config.training.num_epochs * reference_steps(len(data.splits["train"]), config.data.batch_size)
         arrays = pretrained.arrays if pretrained else {}
         init_from_data(parameters, shape, data, group, config.training.seed, steps, arrays)
     group.broadcast_parameters({name: parameter.data for name, parameter in parameters.items()})
@@ -143,8 +143,3 @@ def _check_scores(data: Dataset) -> None:
             f"the machine has {hardware.memory() / 1e9:,.0f} GB",
             "merge classes, and prepare the data again",
         )
-
-
-def num_steps(config: Config, num_rows: int) -> int:
-    """Return the number of steps of a run with ``num_rows`` documents per epoch."""
-    return config.training.num_epochs * steps_per_epoch(num_rows, config.data.batch_size)

@@ -12,16 +12,17 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize, truncate_to_width
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
+from crepe_dist.model.network_config import NetworkConfig, reference_steps
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.config import Config
-from crepe_dist.training.context import TrainContext
+from crepe_dist.settings.options import REFERENCE_BATCH_SIZE
+from crepe_dist.training.context import TrainContext, max_batch_size
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
 MIN_SHARD_SIZE = 8  # If a process has fewer documents per step than this, a larger batch is recommended.
-MAX_ADVISED_BATCH_SIZE = 1024  # Largest recommended batch size. Batches that are larger than this lower the accuracy.
+MAX_ADVISED_BATCH_SIZE = 16_384  # Largest batch size whose accuracy was measured (docs/how-to/many-hosts.md).
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
@@ -42,7 +43,7 @@ def banner(context: TrainContext) -> str:
         f"{len(data.classes)} classes",
         f"network   {shape}; {shape.num_parameters:,} parameters",
         f"training  {'up to ' if config.training.patience else ''}"
-        f"{pluralize(config.training.num_epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"{pluralize(config.training.num_epochs, 'epoch')}, {_batch_sizes(config, data)}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
         f"choice    {_choice(config, data)}",
         f"computes  in {context.engine.backend}",
@@ -55,6 +56,11 @@ def banner(context: TrainContext) -> str:
 def is_refit(data: Dataset) -> bool:
     """Return whether this is the data set of a refit, whose train split includes the validation rows (``refit.py``)."""
     return "validation" in data.manifest["splits"] and "validation" not in data.splits
+
+
+def _batch_sizes(config: Config, data: Dataset) -> str:
+    smallest, largest = min(REFERENCE_BATCH_SIZE, config.data.batch_size), max_batch_size(config, data)
+    return f"batch {smallest}" if smallest == largest else f"batches of {smallest} to {number(largest)}"
 
 
 def _choice(config: Config, data: Dataset) -> str:
@@ -75,7 +81,7 @@ def startup_warnings(context: TrainContext) -> list[str]:
     is_on_cpu = context.engine.device.device_type == "cpu"
     # If both warnings about too many processes apply, only the warning about cores is shown, because a larger batch
     # cannot make up for too few cores.
-    too_many_processes = (is_on_cpu and warn_few_cores(group.local_size)) or warn_small_shards(config, group.size)
+    too_many_processes = (is_on_cpu and warn_few_cores(group.local_size)) or warn_small_shards(config, data, group.size)
     lines = [warn_few_steps(config, num_rows, shape), too_many_processes, warn_empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(group.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
@@ -91,21 +97,25 @@ def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
     epochs, needed = training.num_epochs, shape.epochs_needed(num_rows, batch)
     if epochs >= needed:
         return ""
+    steps = pluralize(epochs * reference_steps(num_rows, batch), "step")
     return _format_note(
-        f"{pluralize(epochs * steps_per_epoch(num_rows, batch), 'step')} may be too few: {shape.title} need about "
+        f"{steps} of {min(batch, REFERENCE_BATCH_SIZE)} documents may be too few: {shape.title} need about "
         f"{number(shape.min_useful_steps)} to separate the classes",
         f"--epochs {needed}, unless this is only a trial",
     )
 
 
-def warn_small_shards(config: Config, processes: int) -> str:
-    """Return a warning if the batch is too small for the number of processes, or "" otherwise."""
-    batch, better = config.data.batch_size, min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
+def warn_small_shards(config: Config, data: Dataset, processes: int) -> str:
+    """Return a warning if even the largest batch is too small for the number of processes, or "" otherwise."""
+    batch, better = max_batch_size(config, data), min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
     if processes == 1 or batch >= better:
         return ""
     return _format_note(
-        f"{processes} processes divide a batch of {batch} documents, and wait for each other longer than they compute",
-        f"--batch-size {better}, which changes the result: docs/how-to/many-hosts.md says by how much",
+        f"{processes} processes divide batches of at most {batch} documents, and wait for each other longer than they "
+        "compute",
+        f"--batch-size {better}"
+        if config.data.batch_size < better
+        else f"at most {max(1, batch // MIN_SHARD_SIZE)} processes, because the batches of so few documents stay small",
     )
 
 

@@ -9,20 +9,20 @@ from typing import Any
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.formatting import duration, pluralize
-from crepe_dist.model.network_config import steps_per_epoch
 from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training.callbacks import Callback
 from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
 
-LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
+LOG_INTERVAL = 10  # Maximum number of steps between two calls of ``on_log``.
+LOG_SECONDS = 2.0  # If a step ends more than this time after the last call, ``on_log`` is called at once.
 # Number of the ``on_log`` call whose throughput is used to estimate the remaining time. Earlier steps are slower than
 # later steps, because the caches are not filled yet.
 ESTIMATED_AT = 6
 
 
 class StepLogger(Callback):
-    """Callback that measures the throughput, writes the metrics, and calls ``on_log`` every ``LOG_INTERVAL`` steps.
+    """Callback that measures the throughput, writes the metrics, and calls ``on_log`` every few steps.
 
     The clock runs only during training steps. It is paused during evaluation and while a state is captured.
 
@@ -54,7 +54,8 @@ class StepLogger(Callback):
         if result.is_finite:
             self._unlogged.append((result, learning_rate))
         # The first step includes compilation time. It is logged separately, so that it does not distort the throughput.
-        if result.step % LOG_INTERVAL == 0 or not self._has_logged:
+        is_due = self._last_log is not None and time.monotonic() - self._last_log > LOG_SECONDS
+        if result.step % LOG_INTERVAL == 0 or is_due or not self._has_logged:
             self._log()
             self._has_logged = True
         self._step_end = time.monotonic()
@@ -118,7 +119,6 @@ class ProgressCallback(Callback):
         self._display = context.display
         self._num_epochs = context.config.training.num_epochs
         self._num_rows = len(context.data.splits["train"])
-        self._num_steps = steps_per_epoch(self._num_rows, context.config.data.batch_size)
         self._num_logs = 0
 
     def on_epoch_begin(self) -> None:
@@ -142,11 +142,9 @@ class ProgressCallback(Callback):
 
     def _show_estimate(self, throughput: Throughput) -> None:
         """Print the estimated remaining time of the run at this throughput."""
-        remaining = self._num_epochs * self._num_steps - self._context.progress.step
-        seconds = duration(remaining * throughput.ms_per_step / 1000)
-        at_most = "at most " if self._context.config.training.patience else ""
-        self._display.print(
-            f"time      {at_most}about {seconds} without evaluation: "
-            f"{pluralize(remaining, 'step')} left, {throughput.ms_per_step:,.1f} ms each "
-            f"({pluralize(self._num_epochs, 'epoch')} of {pluralize(self._num_steps, 'step')})"
-        )
+        progress = self._context.progress
+        remaining = (self._num_epochs + 1 - progress.epoch) * self._num_rows - progress.documents
+        seconds = duration(remaining / throughput.documents_per_second)
+        documents = pluralize(remaining, "document")
+        # Later, larger batches are faster. Early stopping may also shorten the run.
+        self._display.print(f"time      at most about {seconds} without evaluation: {documents} left, {throughput}")

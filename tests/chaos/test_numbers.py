@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from crepe_dist.data.batch_schedule import BatchSchedule
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import shard_range, training_order
 from crepe_dist.errors import ExitCode
@@ -19,7 +20,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     assert code == ExitCode.ERROR, printed
     # Steps are numbered from 1. Step 18 is the fifth step of the second epoch. A step has 25 documents.
     first, end = shard_range(100, 125, rank, processes, 4)
-    order = training_order(open_dataset(trial.data).splits["train"], 0, 1, 25)
+    order = training_order(open_dataset(trial.data).splits["train"], 0, 1, BatchSchedule(25, growth=64))
     rows = ", ".join(map(str, order[first:end].tolist()))
     what = f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)"
     assert printed.count(what) == 1, printed

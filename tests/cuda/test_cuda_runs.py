@@ -157,7 +157,7 @@ def test_scores_are_those_of_the_cpu(data, alone, tmp_path):
 @needs_kernels
 def test_a_gpu_that_is_too_small(data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
-    with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
+    with cuda_emulator.for_processes(DRIVER_MEMORY=1 << 20):
         assert "error: out of memory with " in run(arguments, tmp_path, code=1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.8, 0.999, 1e-8
 
 
 class Reference:

@@ -11,6 +11,7 @@ from crepe_dist.data.batch import pack_batch
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.optim.fixed_point import INITIAL_EXPONENT, MIN_EXPONENT, OVERFLOW_BOUND, FixedPointScales
+from crepe_dist.optim.optimizers import batch_factor
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 from tests.conftest import needs_kernels
@@ -95,11 +96,12 @@ def test_a_huge_batch_is_trained_like_a_small_one():
         engine = initial(TABLE).opened(best())
         options = OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0)
         step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), options, 8 * times))
+        learning_rate = 0.01 / batch_factor(8 * times) ** 2
         generator = np.random.default_rng(0)
         codes = generator.integers(0, 4, (8, TABLE.feature_len)).astype(np.uint8)
         labels = generator.integers(0, TABLE.num_classes, 8).astype(np.int32)
         batch = pack_batch(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
-        losses = [step(batch, number, 0.01).loss / batch.global_batch_size for number in range(1, 26)]
+        losses = [step(batch, number, learning_rate).loss / batch.global_batch_size for number in range(1, 26)]
         losses_by_size.append(losses)
     small, huge = losses_by_size
     assert small[-1] < small[0] / 2

@@ -78,6 +78,7 @@ class TestFilesOfARun:
         saved = yaml.safe_load((run_dir / "config.yaml").read_text())
         assert saved["data"]["batch_size"] == 50
         identity = {
+            "batches": "growing",
             "batch_size": 50,
             "typos": 0.0,
             "model": saved["model"],

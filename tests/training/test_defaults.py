@@ -13,10 +13,10 @@ from crepe_dist import network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT, Targets
 from crepe_dist.model.loss import create_loss
+from crepe_dist.model.network_config import reference_steps
 from crepe_dist.networks.ngrams.init import raise_lr_for_few_steps, table_lr_mult
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import parse
-from crepe_dist.training.model_setup import num_steps
 from crepe_dist.training.training_data import resolve_epochs
 
 
@@ -65,7 +65,7 @@ def test_training_stops_early_where_the_validation_split_can_tell(flags, validat
 
 @pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
 def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
-    assert table_lr_mult(num_steps(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
+    assert {table_lr_mult(epochs * reference_steps(rows, batch_size)) for batch_size in (64, 4096)} == {multiple}
 
 
 @pytest.mark.parametrize(("steps", "multiple"), [(1, 2), (187, 2), (333, 1.5), (750, 1), (10**6, 1)])

@@ -50,9 +50,14 @@ def test_cores(monkeypatch):
 
 
 def test_a_batch_for_many_processes():
-    assert warn_small_shards(parse([]), 8) == warn_small_shards(parse(["--batch-size=1"]), 1) == ""
-    assert "--batch-size 128," in warn_small_shards(parse([]), 16)
-    assert warn_small_shards(parse(["--batch-size=1024"]), 1000) == ""
+    def warning(processes: int, rows: int = 10**6, batch_size: int = 1024) -> str:
+        data: Any = SimpleNamespace(splits={"train": range(rows)})
+        return warn_small_shards(parse([f"--batch-size={batch_size}", "--epochs=3"]), data, processes)
+
+    assert warning(128) == warning(1, batch_size=1) == warning(10**5, batch_size=16_384) == ""
+    assert "--batch-size 2048" in warning(256)
+    assert "at most 64 documents" in (small := warning(16, rows=500))
+    assert "at most 8 processes" in small
 
 
 class TestChanceLossMonitor:

@@ -44,16 +44,17 @@ class TestOptions:
         assert Path(result["checkpoint"]).name == epochs[2]["checkpoint"]
 
     def test_clipping_limits_the_step(self, data, tmp_path):
-        """With SGD without momentum, the norm of the first update is the learning rate times ``clip_norm``."""
+        """With SGD without momentum, the norm of an update is at most the learning rate times ``clip_norm``."""
         more = [*PAPER, "--momentum=0", "--weight-decay=0"]
-        whole = ["--batch-size=301", "--epochs=1", "--learning-rate=1"]
+        whole = ["--batch-size=64", "--epochs=1", "--learning-rate=1", "--schedule=constant"]
         train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
         after = crepe_dist.load(tmp_path / "clipped").engine.arrays
         start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
         shape = select_network_config(start.model, open_dataset(data))
         before = {name: each.data for name, each in initial_parameters(start, shape).items()}
         norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
-        assert norm == pytest.approx(0.001, rel=0.01)
+        # The five updates have similar directions.
+        assert 0.002 < norm < 5 * 0.001 * 1.01
 
     @needs_kernels
     def test_a_weight_of_a_class_that_is_not_there(self, data, tmp_path, complaint):
@@ -108,5 +109,7 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
     for rank in range(3):  # all processes of a host lay out the same memory
         group = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
         job: Any = SimpleNamespace(group=group, display=display)
-        context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunDir(tmp_path), job)  # type: ignore[arg-type]
+        data: Any = SimpleNamespace(splits={"train": range(1000)})
+        config = parse(["--data", "x", "--batch-size=50", "--epochs=1"])
+        context.TrainContext.create(config, data, engine, RunDir(tmp_path), job)
     assert given == [24, 24, 24]
