@@ -138,6 +138,12 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
         _initialize(path, identity, supervision)
         return
     former, requested = (flatten(current_settings(values)) for values in (RunDir(path).read_run_key(), identity))
+    if former.get("batches") != requested["batches"]:
+        raise UserError(
+            f"{path} was started by another version of crepe_dist",
+            "its batches have other sizes, so its training cannot continue with the same result",
+            "choose another --run-dir, start another run with --fresh, or resume it with that version",
+        )
     if former != requested:
         names = sorted(name for name in {**former, **requested} if former.get(name) != requested.get(name))
         raise UserError(

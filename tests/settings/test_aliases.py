@@ -91,6 +91,10 @@ def test_a_run_of_an_earlier_version_is_found_and_described(tmp_path):
     with pytest.raises(UserError) as caught:
         select_run_dir_on_rank0(config.parse([*flags, "--embedding-rows=2048"]), "data", "fingerprint")
     assert caught.value.why == "different: model.embedding_rows 1024 → 2048"
+    del old["batches"]
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match="was started by another version"):
+        select_run_dir_on_rank0(config.parse(flags), "data", "fingerprint")
 
 
 @pytest.mark.parametrize(
