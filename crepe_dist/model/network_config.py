@@ -15,7 +15,7 @@ from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer
-from crepe_dist.settings.options import REFERENCE_BATCH_SIZE
+from crepe_dist.settings.options import reference_steps
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
@@ -28,11 +28,6 @@ MAX_SIZE = 1 << 24  # Maximum value of a size that has no entry in ``max_sizes``
 RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # Rows [n] of a table, and the weight of each use.
 DROPOUT = "dropout"  # Name of the field with the dropout probability, in networks with dropout.
 Self = TypeVar("Self", bound="NetworkConfig")
-
-
-def reference_steps(num_rows: int, batch_size: int) -> int:
-    """Return the number of steps of an epoch if its batches did not grow beyond ``REFERENCE_BATCH_SIZE`` documents."""
-    return math.ceil(num_rows / min(batch_size, REFERENCE_BATCH_SIZE))
 
 
 @dataclass(frozen=True)

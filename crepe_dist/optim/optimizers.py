@@ -24,7 +24,7 @@ BETAS, EPSILON = (0.8, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon (docs
 
 
 def batch_factor(global_batch_size: float) -> float:
-    """Return the factor by which the mean gradient of a batch and its learning rate are multiplied.
+    """Return the factor of the mean gradient of a batch, which is also the factor of the learning rate.
 
     The factor is the square root of the relative size of the batch. With both factors, SGD moves the parameters as far
     per document as with batches of ``REFERENCE_BATCH_SIZE`` documents (Goyal et al. 2017, arXiv:1706.02677). Adam

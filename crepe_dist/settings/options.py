@@ -40,8 +40,8 @@ LENGTH_STEP = 27
 MAX_AUTO_LENGTH = MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
 AUTO_LENGTH_PERCENT = 99  # Percentage of the training texts that must fit completely into an automatic length.
 MAX_BATCH = 1 << 20  # Maximum global batch size, in documents.
-# Batch size for which the learning rates and the numbers of epochs were chosen. The first batches of a run have this
-# size, unless ``data.batch_size`` is smaller.
+# Size of the first batches of a run, unless ``data.batch_size`` is smaller. The learning rates and the numbers of
+# epochs were chosen for batches of this size.
 REFERENCE_BATCH_SIZE = 64
 
 
@@ -191,6 +191,11 @@ MIN_STEPS, ENOUGH_STEPS = 128, 750
 LARGE_DATA_CHARACTERS = 100_000_000
 
 
+def reference_steps(num_rows: int, batch_size: int) -> int:
+    """Return the number of steps of an epoch if its batches did not grow beyond ``REFERENCE_BATCH_SIZE`` documents."""
+    return math.ceil(num_rows / min(batch_size, REFERENCE_BATCH_SIZE))
+
+
 def default_epochs(
     network: str,
     num_documents: int,
@@ -211,7 +216,7 @@ def default_epochs(
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs
-    characters, steps = num_documents * feature_len, math.ceil(num_documents / min(batch_size, REFERENCE_BATCH_SIZE))
+    characters, steps = num_documents * feature_len, reference_steps(num_documents, batch_size)
     if characters > LARGE_DATA_CHARACTERS:
         epochs = max(MIN_EPOCHS, math.ceil(usual * LARGE_DATA_CHARACTERS / characters))
     else:

@@ -13,11 +13,11 @@ from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.loss import create_loss
-from crepe_dist.model.network_config import NetworkConfig, reference_steps
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.options import ModelOptions
+from crepe_dist.settings.options import ModelOptions, reference_steps
 from crepe_dist.training.transfer import PretrainedWeights, load_pretrained
 
 # Number of confusion matrices in memory at the same time: validation, test, and the buffer of the all-reduce.

@@ -12,12 +12,12 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize, truncate_to_width
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.model.network_config import NetworkConfig, reference_steps
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.options import REFERENCE_BATCH_SIZE
-from crepe_dist.training.context import TrainContext, max_batch_size
+from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, reference_steps
+from crepe_dist.training.context import TrainContext, batch_schedule, max_batch_size
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
@@ -59,7 +59,7 @@ def is_refit(data: Dataset) -> bool:
 
 
 def _batch_sizes(config: Config, data: Dataset) -> str:
-    smallest, largest = min(REFERENCE_BATCH_SIZE, config.data.batch_size), max_batch_size(config, data)
+    smallest, largest = batch_schedule(config).size_after(0), max_batch_size(config, data)
     return f"batch {smallest}" if smallest == largest else f"batches of {smallest} to {number(largest)}"
 
 

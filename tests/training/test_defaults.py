@@ -13,10 +13,10 @@ from crepe_dist import network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT, Targets
 from crepe_dist.model.loss import create_loss
-from crepe_dist.model.network_config import reference_steps
 from crepe_dist.networks.ngrams.init import raise_lr_for_few_steps, table_lr_mult
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import parse
+from crepe_dist.settings.options import reference_steps
 from crepe_dist.training.training_data import resolve_epochs
 
 
