@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from crepe_dist.model.inference import CpuInferenceEngine, NumpyInferenceEngine,
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.network_registry import import_network_module
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.paper.config import PaperConfig
@@ -102,6 +105,25 @@ def test_an_engine_is_bit_identical_in_concurrent_threads(shape):
         for _ in range(5):
             for logits, expected_logits in zip(pool.map(engine.logits, batches), expected):
                 np.testing.assert_array_equal(logits, expected_logits)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4], SHAPES[5]], ids=str)
+def test_the_sizes_of_a_network_live_while_the_kernels_read_them(shape):
+    """Other threads allocate memory during the call, and would overwrite the sizes if these had been freed."""
+    binding = import_network_module(shape.kind, "kernels")
+    expected, read = binding.sizes(shape), []
+
+    def open_native(*arguments):
+        (address,) = [argument for argument in arguments if isinstance(argument, int) and argument > 1 << 20]
+        others = [np.full_like(expected, -1) for _ in range(100)]
+        read.append(np.array((ctypes.c_int64 * len(expected)).from_address(address)))
+        return len(others)
+
+    name = f"crepe_open_{shape.kind}"
+    result, arguments = library._FUNCTIONS[name]
+    functions = SimpleNamespace(**{name: ctypes.CFUNCTYPE(result, *arguments)(open_native)})
+    binding.open_network(functions, shape, "float32", 1)
+    np.testing.assert_array_equal(read, [expected])
 
 
 def test_wrong_parameters_are_refused():

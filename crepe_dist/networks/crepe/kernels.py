@@ -25,4 +25,5 @@ def sizes(config: CrepeConfig) -> npt.NDArray[np.int64]:
 def open_network(functions: Any, config: CrepeConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
     bfloat16 = precision == "bfloat16"
-    return functions.crepe_open_crepe(bfloat16, sizes(config).ctypes.data, config.FEATURE_DROPOUT, threads)
+    # ``ctypes``, not ``ctypes.data``: the argument keeps the array alive during the call.
+    return functions.crepe_open_crepe(bfloat16, sizes(config).ctypes, config.FEATURE_DROPOUT, threads)

@@ -19,4 +19,5 @@ def sizes(config: NGramConfig) -> npt.NDArray[np.int64]:
 
 def open_network(functions: Any, config: NGramConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
-    return functions.crepe_open_ngrams(sizes(config).ctypes.data, threads)
+    # ``ctypes``, not ``ctypes.data``: the argument keeps the array alive during the call.
+    return functions.crepe_open_ngrams(sizes(config).ctypes, threads)

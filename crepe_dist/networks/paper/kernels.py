@@ -20,4 +20,5 @@ def sizes(config: PaperConfig) -> npt.NDArray[np.int64]:
 
 def open_network(functions: Any, config: PaperConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
-    return functions.crepe_open_paper(precision == "bfloat16", sizes(config).ctypes.data, threads)
+    # ``ctypes``, not ``ctypes.data``: the argument keeps the array alive during the call.
+    return functions.crepe_open_paper(precision == "bfloat16", sizes(config).ctypes, threads)
