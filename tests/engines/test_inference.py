@@ -111,7 +111,8 @@ def test_an_engine_is_bit_identical_in_concurrent_threads(shape):
 def test_the_sizes_of_a_network_live_while_the_kernels_read_them(shape):
     """Other threads allocate memory during the call, and would overwrite the sizes if these had been freed."""
     binding = import_network_module(shape.kind, "kernels")
-    expected, read = binding.sizes(shape), []
+    expected = binding.sizes(shape)
+    read: list[np.ndarray] = []
 
     def open_native(*arguments):
         (address,) = [argument for argument in arguments if isinstance(argument, int) and argument > 1 << 20]
