@@ -122,7 +122,7 @@ def test_the_sizes_of_a_network_live_while_the_kernels_read_them(shape):
 
     name = f"crepe_open_{shape.kind}"
     result, arguments = library._FUNCTIONS[name]
-    functions = SimpleNamespace(**{name: ctypes.CFUNCTYPE(result, *arguments)(open_native)})
+    functions = SimpleNamespace(**{name: ctypes.CFUNCTYPE(result, *arguments)(open_native)})  # type: ignore[arg-type]
     binding.open_network(functions, shape, "float32", 1)
     np.testing.assert_array_equal(read, [expected])
 
