@@ -6,12 +6,12 @@ Horovod and MPI count the bytes of a collective in 32-bit integers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
-from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.process_group import NO_BYTES, ProcessGroup
 
 MAX_BYTES = 1 << 30  # Maximum number of bytes that a rank sends, or receives, in one collective.
 
@@ -27,11 +27,11 @@ class ChunkedProcessGroup(ProcessGroup):
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         """Run one all-to-all of at most ``MAX_BYTES`` bytes. Each rank sends at least one byte to itself."""
 
-    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         self._messages.start_collective(name)
-        to_send, chunk_size, own = np.split(data, np.cumsum(sizes)[:-1]), MAX_BYTES // self.size, self.rank
+        chunk_size, own = MAX_BYTES // self.size, self.rank
         # The message of this rank to itself is not sent, but copied at the end.
-        outgoing = [message if rank != own else message[:0] for rank, message in enumerate(to_send)]
+        outgoing = [messages.get(rank, NO_BYTES) if rank != own else NO_BYTES for rank in range(self.size)]
         largest = max(message.size for message in outgoing)
         headers = [np.frombuffer(self._messages.make_header(message, largest), np.uint8) for message in outgoing]
         first_size = chunk_size - HEADER_BYTES
@@ -39,7 +39,7 @@ class ChunkedProcessGroup(ProcessGroup):
             [np.concatenate([header, message[:first_size]]) for header, message in zip(headers, outgoing)], name
         )
         received_headers = [
-            self._messages.parse_header(rank, chunk[:HEADER_BYTES]) for rank, chunk in enumerate(first_chunks)
+            self._messages.parse_header(rank, chunk[:HEADER_BYTES].tobytes()) for rank, chunk in enumerate(first_chunks)
         ]
         chunks_by_rank = [[chunk[HEADER_BYTES:]] for chunk in first_chunks]
         dummy = np.zeros(1, np.uint8)  # The byte that this rank sends to itself; see ``_bounded_all_to_all``.
@@ -49,12 +49,12 @@ class ChunkedProcessGroup(ProcessGroup):
             ]
             for rank_chunks, chunk in zip(chunks_by_rank, self._exchange_chunks(chunks, name)):
                 rank_chunks.append(chunk)
-        messages = [chunks[0] if len(chunks) == 1 else np.concatenate(chunks) for chunks in chunks_by_rank]
-        for rank, message in enumerate(messages):
+        received = [chunks[0] if len(chunks) == 1 else np.concatenate(chunks) for chunks in chunks_by_rank]
+        for rank, message in enumerate(received):
             if rank != own:
                 self._messages.check_content(rank, message, received_headers[rank])
-        messages[own] = to_send[own]
-        return np.concatenate(messages), [message.size for message in messages]
+        received[own] = messages.get(own, NO_BYTES)
+        return np.concatenate(received), [message.size for message in received]
 
     def _exchange_chunks(self, chunks: Sequence[Bytes], name: str) -> list[Bytes]:
         """Send one chunk to each rank in one collective. Return the received chunks in the order of ranks."""

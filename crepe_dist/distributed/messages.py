@@ -1,8 +1,8 @@
 """Headers of the messages between ranks. The receiver uses a header to verify that its message is intact and expected.
 
 A header contains the number of the collective in this process group, the length of the message, the length of the
-sender's largest message, a checksum of the name of the collective, and a checksum of the message. The checksums are
-CRC-32. Checksums detect errors of the memory and the network, but not attacks.
+sender's largest message, a checksum of the name of the collective, and a checksum of the message. Checksums detect
+errors of the memory and the network, but not attacks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import numpy.typing as npt
 from crepe_dist.errors import ExitCode, UserError
 
 Bytes = npt.NDArray[np.uint8]
+# Size of a line in 64-bit words, and size in bytes of the messages that are divided into lines; see ``checksum``. The
+# number of words is prime, so that two pages of memory in exchanged order change the sums.
+LINE_WORDS, MIN_BYTES_FOR_LINES = 509, 1 << 14
 HEADER_FIELDS = struct.Struct("<QQQII")  # Fields of ``Header``.
 HEADER_CHECKSUM = struct.Struct("<I")  # CRC-32 of the fields. It follows the fields.
-HEADER_BYTES = HEADER_FIELDS.size + HEADER_CHECKSUM.size
+HEADER = struct.Struct("<QQQIII")  # The fields and their checksum.
+HEADER_BYTES = HEADER.size
 MAX_BYTES = 1 << 40  # Maximum number of bytes of a message.
 
 
@@ -32,7 +36,7 @@ class Header(NamedTuple):
         size: Length of the message in bytes.
         largest: Length in bytes of the largest message that the sender sends in this collective.
         name: CRC-32 of the name of the collective.
-        checksum: CRC-32 of the message.
+        checksum: ``checksum`` of the message.
     """
 
     number: int
@@ -40,6 +44,18 @@ class Header(NamedTuple):
     largest: int
     name: int
     checksum: int
+
+
+def checksum(message: Bytes) -> int:
+    """Return a checksum of 32 bits. A long message is divided into lines, and the checksum covers the columns' sums.
+
+    The sums are computed at the speed of memory. CRC-32 of all bytes would take 10 % of a training step on two hosts.
+    """
+    if message.size < MIN_BYTES_FOR_LINES:
+        return zlib.crc32(message.data)
+    end = message.size // (8 * LINE_WORDS) * (8 * LINE_WORDS)
+    sums = message[:end].view(np.uint64).reshape(-1, LINE_WORDS).sum(axis=0)
+    return zlib.crc32(message[end:].data, zlib.crc32(sums.data))
 
 
 class MessageChecker:
@@ -53,34 +69,30 @@ class MessageChecker:
         self.hosts: Sequence[str] = ()
         self._rank = rank
         self._number = 0
-        self._name = ""
+        self._name, self._name_checksum = "", 0
 
     def start_collective(self, name: str) -> None:
         """Start the next collective. All messages belong to it until the next call of this method."""
         self._number += 1
-        self._name = name
+        self._name, self._name_checksum = name, zlib.crc32(name.encode())
 
     def make_header(self, message: Bytes, largest: int = 0) -> bytes:
         """Return the header of a message of the current collective."""
-        header = Header(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
-        fields = HEADER_FIELDS.pack(*header)
+        fields = HEADER_FIELDS.pack(self._number, message.size, largest, self._name_checksum, checksum(message))
         return fields + HEADER_CHECKSUM.pack(zlib.crc32(fields))
 
-    def parse_header(self, peer: int, data: Bytes) -> Header:
+    def parse_header(self, peer: int, data: bytes | bytearray) -> Header:
         """Parse the header of a message from ``peer``.
 
         Raises:
             UserError: The header is damaged.
             RuntimeError: The message belongs to another collective.
         """
-        fields = data[: HEADER_FIELDS.size].tobytes()
-        header = Header(*HEADER_FIELDS.unpack(fields))
-        if (
-            HEADER_CHECKSUM.unpack(data[HEADER_FIELDS.size :].tobytes())[0] != zlib.crc32(fields)
-            or header.size > MAX_BYTES
-        ):
+        *fields, header_checksum = HEADER.unpack(data)
+        header = Header(*fields)
+        if header_checksum != zlib.crc32(data[: HEADER_FIELDS.size]) or header.size > MAX_BYTES:
             raise self._damaged_error(peer)
-        if header.name != zlib.crc32(self._name.encode()):
+        if header.name != self._name_checksum:
             raise RuntimeError(f"rank {peer} is at another point of the program than {self._name!r}")
         if header.number != self._number:
             expected = f"rank {self._rank} expects message {self._number} ({self._name!r})"
@@ -93,7 +105,7 @@ class MessageChecker:
         Raises:
             UserError: The message is damaged.
         """
-        if message.size != header.size or zlib.crc32(message.data) != header.checksum:
+        if message.size != header.size or checksum(message) != header.checksum:
             raise self._damaged_error(peer)
 
     def _damaged_error(self, peer: int) -> UserError:

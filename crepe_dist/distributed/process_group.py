@@ -1,6 +1,6 @@
 """Group of the processes that train together: its collectives, and methods that run a function on all ranks or rank 0.
 
-Every collective is implemented with one primitive, an all-to-all of bytes. The backend of this primitive is Horovod
+Every collective is implemented with one primitive, an exchange of messages. The backend of this primitive is Horovod
 (``horovod_group.py``), MPI (``mpi_group.py``) or TCP (``tcp_group.py``). ``init_process_group`` selects the backend.
 """
 
@@ -25,6 +25,7 @@ from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
+NO_BYTES: Bytes = np.zeros(0, np.uint8)
 HEARTBEAT_SECONDS = 10.0  # Interval of the collectives of ``run_steps_on_rank0``.
 # Remedies for a function that fails on some ranks only. The first is for functions that depend on files, the second for
 # functions that depend on hardware or packages.
@@ -79,22 +80,23 @@ class ProcessGroup:
     def is_root(self) -> bool:
         return self.rank == 0
 
-    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        """Send each rank its part of ``data``.
+    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+        """Send a message to each of some ranks, and receive a message from each of them.
 
         Args:
-            data: Concatenated bytes for all ranks, in the order of ranks.
-            sizes: Number of bytes for each rank.
+            messages: Message to each of these ranks, by rank. If rank a has a message to rank b, even an empty one,
+                then rank b has a message to rank a.
 
         Returns:
-            The received bytes in the order of ranks, and the number of bytes from each rank.
+            The received messages concatenated in the order of ranks, and the number of bytes from each rank.
         """
-        return data, list(sizes)
+        own = messages.get(self.rank, NO_BYTES)
+        return own, [own.size]
 
     def all_gather_json(self, value: Any, name: str) -> list[Any]:
         """Return the JSON values of all ranks, in the order of ranks."""
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        received, sizes = self._all_to_all_bytes(np.tile(data, self.size), [data.size] * self.size, name)
+        received, sizes = self.exchange(dict.fromkeys(range(self.size), data), name)
         return [json.loads(content.tobytes()) for content in np.split(received, np.cumsum(sizes)[:-1])]
 
     def broadcast_json(self, value: Any, name: str) -> Any:
@@ -115,7 +117,8 @@ class ProcessGroup:
         """
         element_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        received, sizes = self._all_to_all_bytes(data, [element_bytes * count for count in counts], name)
+        messages = np.split(data, element_bytes * np.cumsum(counts)[:-1])
+        received, sizes = self.exchange(dict(enumerate(messages)), name)
         return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // element_bytes
 
     def all_reduce(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

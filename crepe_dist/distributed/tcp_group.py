@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from io import BufferedReader
+from typing import Any, cast
 
 import numpy as np
 
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
-from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.process_group import NO_BYTES, ProcessGroup
 from crepe_dist.errors import PeerLostError
 
 # Maximum number of bytes of a message that are sent together with its header. The socket buffers of a connection can
@@ -47,37 +49,49 @@ class TcpProcessGroup(ProcessGroup):
             peer.settimeout(None)
             for option in SOCKET_OPTIONS:
                 peer.setsockopt(*option)
+        # The reader of a connection receives a short message together with its header.
+        self._readers = {
+            rank: cast("BufferedReader", peer.makefile("rb", HEADER_BYTES + EAGER_BYTES))
+            for rank, peer in peers.items()
+        }
         super().__init__(rank, len(peers) + 1)
 
-    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        self._messages.start_collective(name)
-        messages = np.split(data, np.cumsum(sizes)[:-1])
-        peers = [(self.rank + distance) % self.size for distance in range(1, self.size)]
+    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+        checker = self._messages
+        checker.start_collective(name)
+        ring = [(self.rank + distance) % self.size for distance in range(1, self.size)]
+        peers = [peer for peer in ring if peer in messages]
         self._send_all(
-            {
-                peer: self._messages.make_header(messages[peer]) + messages[peer][:EAGER_BYTES].tobytes()
-                for peer in peers
-            }
+            {peer: b"".join([checker.make_header(messages[peer]), messages[peer][:EAGER_BYTES].data]) for peer in peers}
         )
-        headers = {
-            peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(peers)
-        }
-        # All headers have been received, so all ranks have arrived. Large data must not be sent before this point,
+        headers, data = {}, bytearray(HEADER_BYTES)
+        for peer in reversed(peers):
+            self._receive(peer, memoryview(data))
+            headers[peer] = checker.parse_header(peer, data)
+        # All headers have been received, so these ranks have arrived. Large data must not be sent before this point,
         # because the data would fill the socket buffers of a rank that is only late, and after PEER_TIMEOUT_SECONDS
         # that rank would count as lost.
-        rests = {peer: rest for peer in peers if (rest := self._send(peer, messages[peer][EAGER_BYTES:])).size}
+        long_messages = {peer: messages[peer][EAGER_BYTES:] for peer in peers if messages[peer].size > EAGER_BYTES}
+        rests = {peer: rest for peer, part in long_messages.items() if (rest := self._send(peer, part)).size}
         # Another thread sends the rest while this thread receives. If both ranks of a connection first sent their data,
         # full socket buffers could make them wait for each other forever.
         sender = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
         if rests:
             sender.start()
-        received = {peer: self._receive(peer, header.size) for peer, header in headers.items()}
+        own = messages.get(self.rank, NO_BYTES)
+        sizes = [0] * self.size
+        sizes[self.rank] = own.size
+        for peer, header in headers.items():
+            sizes[peer] = header.size
+        received, ends = np.empty(sum(sizes), np.uint8), list(itertools.accumulate(sizes))
+        received[ends[self.rank] - own.size : ends[self.rank]] = own
+        for peer, header in headers.items():
+            content = received[ends[peer] - header.size : ends[peer]]
+            self._receive(peer, content.data)
+            checker.check_content(peer, content, header)
         if rests:
             sender.join()
-        for peer, header in headers.items():
-            self._messages.check_content(peer, received[peer], header)
-        in_order = [messages[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
-        return np.concatenate(in_order), [message.size for message in in_order]
+        return received, sizes
 
     def _send(self, peer: int, data: Bytes) -> Bytes:
         """Send as much data as the socket accepts without blocking. Return the rest."""
@@ -93,17 +107,16 @@ class TcpProcessGroup(ProcessGroup):
             with suppress(OSError):
                 self._peers[peer].sendall(message)
 
-    def _receive(self, peer: int, count: int) -> Bytes:
-        data, num_received = np.empty(count, np.uint8), 0
+    def _receive(self, peer: int, buffer: memoryview) -> None:
+        """Fill a buffer with data from a peer."""
         try:
-            while num_received < count:
-                if not (length := self._peers[peer].recv_into(data[num_received:].data)):
-                    raise PeerLostError(f"rank {peer} closed its connection")
-                num_received += length
+            length = self._readers[peer].readinto(buffer)
         except OSError as error:
             raise PeerLostError(f"rank {peer}: {error.strerror or error}") from error
-        return data
+        if length < len(buffer):
+            raise PeerLostError(f"rank {peer} closed its connection")
 
     def close(self) -> None:
-        for peer in self._peers.values():
-            peer.close()
+        for peer, reader in self._readers.items():
+            reader.close()  # The connection stays open as long as its reader is open.
+            self._peers[peer].close()

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "row_exchange.h"
 #include "two_branch.h"
 #include "ngrams.h"
 #include "glibc_compat.h"
@@ -288,27 +289,6 @@ int crepe_attach_embedding(void* engine, int which, void* embedding, int64_t cac
     });
 }
 
-void crepe_embedding_read_rows(void* embedding, const uint32_t* rows, int64_t count, float* out) {
-    static_cast<ShardedEmbedding*>(embedding)->read_rows(rows, count, out);
-}
-
-// Collects the remote rows of this process. Writes the addresses of the rows and of their values to addresses [2].
-void crepe_embedding_collect_remote_rows(void* embedding, int64_t* bounds, void** addresses) {
-    const SparseRows& remote = static_cast<ShardedEmbedding*>(embedding)->collect_remote_rows(bounds);
-    addresses[0] = remote.row_ids;
-    addresses[1] = remote.values;
-}
-
-int crepe_embedding_reduce_remote_grads(void* embedding) {
-    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->reduce_remote_grads(); });
-}
-
-int crepe_embedding_accumulate(
-    void* embedding, const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists
-) {
-    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->accumulate(rows, sums, counts, lists); });
-}
-
 // Writes the squared norm of the summed gradient to out [2]; see SumOfSquares.
 void crepe_embedding_squared_norm(void* embedding, uint64_t* out) {
     const SumOfSquares sum = static_cast<ShardedEmbedding*>(embedding)->squared_norm();
@@ -345,6 +325,51 @@ int64_t crepe_embedding_drift_history(void* embedding, double* out) {
     const std::vector<double>& history = static_cast<ShardedEmbedding*>(embedding)->drift_history();
     if (out) std::copy(history.begin(), history.end(), out);
     return int64_t(history.size());
+}
+
+// Creates the messages between hosts; see RowExchange.
+void* crepe_exchange_open(void* const* embeddings, int num_embeddings, const RowSharding* sharding, int local_process,
+                          int ranks, const int* owners, const int* requesters, int num_requesters, int threads) {
+    RowExchange* exchange = nullptr;
+    run_guarded([&] {
+        auto* const* const begin = reinterpret_cast<ShardedEmbedding* const*>(embeddings);
+        exchange = new RowExchange({begin, begin + num_embeddings}, *sharding, local_process, ranks, owners,
+                                   {requesters, requesters + num_requesters}, threads);
+    });
+    return exchange;
+}
+
+void crepe_exchange_close(void* exchange) { delete static_cast<RowExchange*>(exchange); }
+
+int crepe_exchange_pack_requests(void* exchange, char** messages, int64_t* sizes) {
+    return run_guarded([&] { static_cast<RowExchange*>(exchange)->pack_requests({messages, sizes}); });
+}
+
+// The next functions read received messages. They also write to wrong_rank: -1, or the rank that sent a wrong message.
+int crepe_exchange_pack_replies(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank,
+                                char** messages, int64_t* sizes) {
+    return run_guarded([&] {
+        *wrong_rank = static_cast<RowExchange*>(exchange)->pack_replies({received, received_sizes}, {messages, sizes});
+    });
+}
+
+int crepe_exchange_store_replies(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank) {
+    return run_guarded(
+        [&] { *wrong_rank = static_cast<RowExchange*>(exchange)->store_replies({received, received_sizes}); });
+}
+
+int crepe_exchange_pack_grads(void* exchange, const int32_t* dense, const int64_t* pieces, char** messages,
+                              int64_t* sizes) {
+    return run_guarded(
+        [&] { static_cast<RowExchange*>(exchange)->pack_grads(dense, pieces, {messages, sizes}); });
+}
+
+int crepe_exchange_add_grads(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank,
+                             const int64_t* counts, int32_t* dense) {
+    return run_guarded([&] {
+        *wrong_rank =
+            static_cast<RowExchange*>(exchange)->add_grads({received, received_sizes}, counts, dense);
+    });
 }
 
 }  // extern "C"

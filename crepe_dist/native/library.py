@@ -60,6 +60,10 @@ _DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)
 # Arguments for fixed-point gradients: the gradients, the exponents of their scales, the unit of the bounds, and the
 # bounds. See optim/fixed_point.py.
 _FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
+# Arguments for messages between hosts: addresses and sizes of packed messages; received messages, their sizes, and the
+# rank that sent a wrong message.
+_MESSAGES = (_LONGS, _LONGS)
+_RECEIVED = (_BYTES, _LONGS, _INTS)
 _UPDATE = (
     ctypes.c_bool,
     _DOUBLES,
@@ -108,20 +112,24 @@ _FUNCTIONS = {
         (_LONGS, ctypes.c_bool, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
     ),
     "crepe_embedding_close": (None, (ctypes.c_void_p,)),
-    "crepe_embedding_read_rows": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
-    "crepe_embedding_collect_remote_rows": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
-    "crepe_embedding_reduce_remote_grads": (ctypes.c_int, (ctypes.c_void_p,)),
-    "crepe_embedding_accumulate": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _ARRAYS, _LONGS, ctypes.c_int)),
     "crepe_embedding_squared_norm": (None, (ctypes.c_void_p, _LONGS)),
     "crepe_embedding_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
     "crepe_embedding_apply_lazy_updates": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_embedding_load": (ctypes.c_int, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, _INTS, _DOUBLES, _LONG)),
     "crepe_embedding_store": (None, (ctypes.c_void_p, _LONG, _LONG, _FLOATS, _FLOATS, _FLOATS, _INTS)),
     "crepe_embedding_drift_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
+    "crepe_exchange_open": (
+        ctypes.c_void_p,
+        (_ARRAYS, ctypes.c_int, _INTS, ctypes.c_int, ctypes.c_int, _INTS, _INTS, ctypes.c_int, ctypes.c_int),
+    ),
+    "crepe_exchange_close": (None, (ctypes.c_void_p,)),
+    "crepe_exchange_pack_requests": (ctypes.c_int, (ctypes.c_void_p, *_MESSAGES)),
+    "crepe_exchange_pack_replies": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED, *_MESSAGES)),
+    "crepe_exchange_store_replies": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED)),
+    "crepe_exchange_pack_grads": (ctypes.c_int, (ctypes.c_void_p, _INTS, _LONGS, *_MESSAGES)),
+    "crepe_exchange_add_grads": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED, _LONGS, _INTS)),
     "crepe_barrier_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_barrier_wait": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
-    "crepe_pack_int16": (_LONG, (_INTS, _LONG, _INTS)),
-    "crepe_unpack_int16": (ctypes.c_int, (_INTS, _LONG, _LONG, _INTS)),
     "crepe_sum_int32": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
     "crepe_encode": (None, (ctypes.c_char_p, ctypes.c_int, _LONGS, _LONG, _LONG, ctypes.c_int, _BYTES, _BYTES)),
 }

@@ -9,14 +9,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
+#include <functional>
 #include <utility>
 #include <vector>
 
+#include "fixed_point.h"
 #include "memory.h"
 #include "optimizer.h"
 #include "row_set.h"
-#include "fixed_point.h"
+#include "simd.h"
 
 struct EmbeddingShape {
     long rows, columns;
@@ -43,6 +44,10 @@ struct RowSharding {
     // Returns the number of rows of a shard. The last shards may have fewer rows.
     long rows_per_shard(long rows) const { return (bitmap_words(rows) + num_shards - 1) / num_shards * WORD; }
 
+    bool is_local(int shard) const {
+        return shard >= first_local_shard && shard < first_local_shard + num_local_shards;
+    }
+
     // Returns the process of this host that exchanges rows with a shard on another host.
     int local_process_for(long shard) const { return int(shard % num_local_shards); }
 
@@ -52,25 +57,26 @@ struct RowSharding {
     }
 };
 
-// A set of rows as an index and as a list, with the values of the rows [rows][columns]: fixed-point gradients (see
-// fixed_point.h), or float32 parameters. The arrays are in one block of memory, which processes of a host can share.
-struct SparseRows {
+// A set of rows as an index and as a list, with the values of the rows [rows][columns]. The arrays are in one block of
+// memory, which processes of a host can share. Number: int32_t for fixed-point gradients (see fixed_point.h), or float16
+// for parameters.
+template <class Number> struct SparseRows {
     RowIndex index;
     uint32_t* row_ids;
-    int32_t* values;
+    Number* values;
 
     SparseRows(char* memory, EmbeddingShape shape, long max_rows) {
         index.size = bitmap_words(shape.rows);
         index.words = reinterpret_cast<uint64_t*>(memory);
         index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
         row_ids = index.before + whole_lines(index.size + 1);
-        values = reinterpret_cast<int32_t*>(row_ids + whole_lines(max_rows + SPARE));
+        values = reinterpret_cast<Number*>(row_ids + whole_lines(max_rows + SPARE));
     }
 
     static long bytes(EmbeddingShape shape, long max_rows) {
-        const long words = bitmap_words(shape.rows);
-        const long numbers = whole_lines(words + 1) + whole_lines(max_rows + SPARE) + max_rows * shape.columns;
-        return (words * long(sizeof(uint64_t)) + numbers * 4 + 63) / 64 * 64;
+        const long words = bitmap_words(shape.rows), lists = whole_lines(words + 1) + whole_lines(max_rows + SPARE);
+        const long values = max_rows * shape.columns * long(sizeof(Number));
+        return (words * long(sizeof(uint64_t)) + lists * 4 + values + 63) / 64 * 64;
     }
 
     // Fills the list from the bitmap, appends NO_ROW, and completes the index.
@@ -85,6 +91,14 @@ struct SparseRows {
     }
 
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
+};
+using RowGrads = SparseRows<int32_t>;
+
+// Rows that another process has requested, and the gradients of these rows that it has sent [count][columns].
+struct ReceivedGrads {
+    const uint32_t* rows;
+    long count;
+    const int16_t* sums;
 };
 
 // Rounds to the nearest float16 number, ties to even, as NumPy does. Numbers beyond the range of float16 are rounded to
@@ -113,7 +127,11 @@ inline float round_to_float16(float number) {
 // shared memory. If there are several hosts, the owner adds the gradients of all ranks, and updates the row. For each
 // shard of another host, one process of this host collects the touched rows, requests their values from the owner, and
 // later sends the sums of this host's gradients to the owner. On a single host, the touched rows are divided evenly
-// among the processes, independent of their owners. Each process adds and updates its part.
+// among the processes, independent of their owners. Each process adds and updates its part. row_exchange.h packs the
+// messages between hosts.
+//
+// Training reads the values of rows rounded to float16, the format of model files and of messages between hosts. The
+// records contain float32 numbers.
 //
 // Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
 // each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
@@ -139,21 +157,23 @@ class ShardedEmbedding {
           beta2_powers_(1, 1.0f) {
         const long max_remote_rows = sharding.max_remote_rows(shape.rows, max_rows);
         for (int i = 0; i < sharding.num_local_shards; ++i) {
-            char* const remote = memories[i] + SparseRows::bytes(shape, max_rows);
+            char* const remote = memories[i] + RowGrads::bytes(shape, max_rows);
             local_grads_.emplace_back(memories[i], shape, max_rows);
             remote_rows_.emplace_back(remote, shape, max_remote_rows);
-            records_.push_back(reinterpret_cast<float*>(remote + SparseRows::bytes(shape, max_remote_rows)));
+            records_.push_back(reinterpret_cast<float*>(remote + SparseRows<float16>::bytes(shape, max_remote_rows)));
         }
     }
 
     static long bytes(EmbeddingShape shape, long max_rows, RowSharding sharding) {
-        return SparseRows::bytes(shape, max_rows) +
-               SparseRows::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
+        return RowGrads::bytes(shape, max_rows) +
+               SparseRows<float16>::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
                sharding.rows_per_shard(shape.rows) * shape.stride() * long(sizeof(float));
     }
 
     // Returns the gradient of this process.
-    SparseRows& gradient() { return local_grads_[process_]; }
+    RowGrads& gradient() { return local_grads_[process_]; }
+
+    EmbeddingShape shape() const { return shape_; }
 
     // Copies the current values of rows to out [count][columns]. rows: ascending.
     void read_rows(const uint32_t* rows, long count, float* out) const {
@@ -164,60 +184,84 @@ class ShardedEmbedding {
         }
     }
 
-    // Collects the remote rows that this process is responsible for: the rows of its remote shards that any process of
-    // this host touches. The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of
-    // the first row of each shard.
-    SparseRows& collect_remote_rows(int64_t* bounds) {
-        SparseRows& remote = remote_rows_[process_];
+    // Copies the current values of rows of this host to out [count][columns]. Number: float or float16.
+    template <class Number> void read_local(const uint32_t* rows, long count, Number* out) const {
+        constexpr long BLOCK_BYTES = 1 << 12;
+        dispatch_width(shape_.columns, [&](auto columns) {
+            const long width = columns, block_rows = std::max(1L, BLOCK_BYTES / 4 / width);
+            std::vector<float> block(block_rows * width);
+            for (long first = 0; first < count; first += block_rows) {
+                const long last = std::min(count, first + block_rows);
+                float* next = block.data();
+                for (long i = first; i < last; ++i, next += width) {
+                    if (i + lookahead() < count) prefetch(record_of(rows[i + lookahead()]));
+                    const float* const record = record_of(rows[i]);
+                    const float since = drift_since(record);
+                    for (long n = 0; n < columns; ++n) next[n] = multiply_add(since, record[width + n], record[n]);
+                }
+                for (long n = 0; n < (last - first) * width; n += LANES)
+                    store_half(out + first * width + n, block.data() + n, (last - first) * width - n);
+            }
+        });
+    }
+
+    // Collects the rows of remote shards that any process of this host touches. The caller copies their values to
+    // `values` of the result. bounds [num_shards + 1]: place of the first row of each shard.
+    SparseRows<float16>& collect_remote_rows(const std::vector<int>& shards, int64_t* bounds) {
+        SparseRows<float16>& remote = remote_rows_[process_];
         std::fill_n(remote.index.words, remote.index.size, 0);
-        for_each_remote_shard([&](int shard) {
+        for (int shard : shards)
             for (long word = first_word(shard); word < first_word(shard + 1); ++word)
                 remote.index.words[word] = touched_on_host(word);
-        });
         remote.list();
         for (int shard = 0; shard <= sharding_.num_shards; ++shard)
             bounds[shard] = remote.index.before[first_word(shard)];
         return remote;
     }
 
-    // Computes the gradient sums of this host for the rows that other hosts own. The sums overwrite remote.values, which
-    // held the parameter values of these rows during the forward pass.
-    void reduce_remote_grads() {
-        SparseRows& remote = remote_rows_[process_];
+    // Calls visit(sums) for each of `rows`: the sums of the row's gradient over the processes of this host. rows: some
+    // neighbours in the list of the remote rows.
+    template <class Visit> void for_each_remote_sum(const uint32_t* rows, long count, Visit visit) const {
         dispatch_width(shape_.columns, [&](auto columns) {
-            for_each_remote_shard([&](int shard) {
-                int32_t* next = remote.values + remote.index.before[first_word(shard)] * columns;
-                const auto copy = [&](uint32_t, const int32_t* sums) { next = std::copy_n(sums, long(columns), next); };
-                for_each_sum(local_grads_, first_row(shard), first_row(shard + 1), columns, copy);
-            });
+            for_each_sum(local_grads_, rows[0], rows[count - 1] + 1, columns,
+                         [&](uint32_t, const int32_t* sums) { visit(sums, columns); });
         });
     }
 
+    // Returns whether rows are in ascending order and belong to this process's shard.
+    bool owns(const uint32_t* rows, long count) const {
+        const long own = own_shard();
+        return count == 0 || (rows[0] >= first_row(own) && rows[count - 1] < first_row(own + 1) &&
+                              std::is_sorted(rows, rows + count, std::less_equal<uint32_t>()));
+    }
+
     // Adds the gradients of the rows of this process's shard: the gradients of this host, and the sums of the other
-    // hosts. rows, sums, counts: for each other host, its list of rows, their gradients [count][columns], and their
-    // number.
-    void accumulate(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
-        const long columns = shape_.columns, own = sharding_.first_local_shard + process_;
-        const long begin = first_word(own), end = first_word(own + 1);
-        long max_rows = std::accumulate(counts, counts + lists, 0L);
-        for (const SparseRows& gradient : local_grads_)
+    // hosts.
+    void accumulate(const std::vector<ReceivedGrads>& lists) {
+        const long begin = first_word(own_shard()), end = first_word(own_shard() + 1);
+        long max_rows = 0;
+        for (const ReceivedGrads& list : lists) max_rows += list.count;
+        for (const RowGrads& gradient : local_grads_)
             max_rows += gradient.index.before[end] - gradient.index.before[begin];
-        SparseRows all(total_.reserve(SparseRows::bytes(shape_, max_rows)), shape_, max_rows);
-        const auto add_row = [&](uint32_t row, const int32_t* numbers) {
-            int32_t* const to = all.values + all.index.place(row) * columns;
-            for (long n = 0; n < columns; ++n) wrapping_add(to[n], numbers[n]);
-        };
+        RowGrads all(total_.reserve(RowGrads::bytes(shape_, max_rows)), shape_, max_rows);
         std::fill_n(all.index.words, all.index.size, 0);
         for (long word = begin; word < end; ++word) all.index.words[word] = touched_on_host(word);
-        for (int i = 0; i < lists; ++i)
-            for (long k = 0; k < counts[i]; ++k)
-                all.index.words[rows[i][k] / WORD] |= uint64_t{1} << (rows[i][k] % WORD);
+        for (const ReceivedGrads& list : lists)
+            for (long k = 0; k < list.count; ++k)
+                all.index.words[list.rows[k] / WORD] |= uint64_t{1} << (list.rows[k] % WORD);
         all.list();
-        std::fill_n(all.values, all.index.rows() * columns, 0);
-        for_each_sum(local_grads_, first_row(own), first_row(own + 1), columns, add_row);
-        for (int i = 0; i < lists; ++i)
-            for (long k = 0; k < counts[i]; ++k) add_row(rows[i][k], sums[i] + k * columns);
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const auto row_at = [&](long number) { return uint32_t((begin + (end - begin) * number / threads_) * WORD); };
+            add_range(all, lists, row_at(part), row_at(part + 1));
+        }
         inter_host_sum_ = {all};
+    }
+
+    // Adds to one number of the gradient that `accumulate` has summed.
+    void add_to_sum(uint32_t row, long column, int32_t term) {
+        RowGrads& all = inter_host_sum_[0];
+        wrapping_add(all.values[all.index.place(row) * shape_.columns + column], term);
     }
 
     // Returns the squared norm of the summed gradient, in fixed point. It covers the rows that this process updates.
@@ -315,9 +359,10 @@ class ShardedEmbedding {
     const RowSharding sharding_;
     const int process_, threads_;
     const long stride_, rows_per_shard_;
-    std::vector<SparseRows> local_grads_, remote_rows_;  // One element per process of this host.
+    std::vector<RowGrads> local_grads_;  // One element per process of this host, as in the next two vectors.
+    std::vector<SparseRows<float16>> remote_rows_;
     std::vector<float*> records_;
-    std::vector<SparseRows> inter_host_sum_;  // Result of `accumulate`. Empty with one host.
+    std::vector<RowGrads> inter_host_sum_;  // Result of `accumulate`. Empty with one host.
     Buffer<char> total_;
     // Drift since each update, see drift_history. Its size is 1 + the number of updates since apply_lazy_updates.
     std::vector<double> drift_;
@@ -329,13 +374,7 @@ class ShardedEmbedding {
         return records_[shard - sharding_.first_local_shard] + long(row - shard * rows_per_shard) * stride_;
     }
 
-    // Calls visit(shard) for the remote shards that this process exchanges rows with.
-    template <class Visit> void for_each_remote_shard(Visit visit) const {
-        for (int shard = process_; shard < sharding_.num_shards; shard += sharding_.num_local_shards)
-            if (shard < sharding_.first_local_shard ||
-                shard >= sharding_.first_local_shard + sharding_.num_local_shards)
-                visit(shard);
-    }
+    long own_shard() const { return sharding_.first_local_shard + process_; }
 
     // Returns the index of the bitmap word that contains the first row of a shard.
     long first_word(long shard) const { return std::min(bitmap_words(shape_.rows), shard * rows_per_shard_ / WORD); }
@@ -344,7 +383,7 @@ class ShardedEmbedding {
     uint32_t first_row(long shard) const { return uint32_t(std::min(shape_.rows, shard * rows_per_shard_)); }
 
     // Returns the gradients whose sum updates this process's rows.
-    const std::vector<SparseRows>& grad_lists() const {
+    const std::vector<RowGrads>& grad_lists() const {
         return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_;
     }
 
@@ -353,7 +392,7 @@ class ShardedEmbedding {
     // the first gradient, so that the threads have about the same work.
     std::pair<uint32_t, uint32_t> row_range(int thread, int threads) const {
         const bool alone = inter_host_sum_.empty();
-        const SparseRows& some = grad_lists()[0];
+        const RowGrads& some = grad_lists()[0];
         const long count = some.index.rows(), part = alone ? process_ * threads + thread : thread;
         const long parts = alone ? long(local_grads_.size()) * threads : threads;
         const auto row_at = [&](long number) {
@@ -370,7 +409,7 @@ class ShardedEmbedding {
     // Returns a word of the bitmap of the rows that any process of this host touches.
     uint64_t touched_on_host(long word) const {
         uint64_t all = 0;
-        for (const SparseRows& gradient : local_grads_) all |= gradient.index.words[word];
+        for (const RowGrads& gradient : local_grads_) all |= gradient.index.words[word];
         return all;
     }
 
@@ -385,25 +424,14 @@ class ShardedEmbedding {
         copy_remote(local_end, end - local_end, out + (local_end - rows) * columns);
     }
 
-    void read_local(const uint32_t* rows, long count, float* out) const {
-        dispatch_width(shape_.columns, [&](auto columns) {
-            for (long i = 0; i < count; ++i) {
-                if (i + lookahead() < count) prefetch(record_of(rows[i + lookahead()]));
-                const float* const record = record_of(rows[i]);
-                const float since = drift_since(record);
-                for (long n = 0; n < columns; ++n)
-                    out[i * columns + n] = multiply_add(since, record[columns + n], record[n]);
-            }
-        });
-    }
-
     // Copies the values of remote rows, which the processes of this host have collected.
     void copy_remote(const uint32_t* rows, long count, float* out) const {
         const long columns = shape_.columns;
         for (long i = 0; i < count; ++i) {
-            const SparseRows& remote = remote_rows_[sharding_.local_process_for(rows[i] / rows_per_shard_)];
-            std::memcpy(out + i * columns, remote.values + remote.index.place(rows[i]) * columns,
-                        columns * sizeof *out);
+            const SparseRows<float16>& remote = remote_rows_[sharding_.local_process_for(rows[i] / rows_per_shard_)];
+            const float16* const values = remote.values + remote.index.place(rows[i]) * columns;
+            for (long n = 0; n < columns; n += LANES)
+                store_partial(out + i * columns + n, load_partial(values + n, columns - n), columns - n);
         }
     }
 
@@ -476,14 +504,14 @@ class ShardedEmbedding {
     // ascending order. sums: sums of the row's values over the lists. soon(row) is called some rows before visit(row),
     // for a prefetch. The values of other processes are in the caches of other cores, so they are also prefetched.
     template <class Width, class Visit, class Soon = void(uint32_t)>
-    void for_each_sum(const std::vector<SparseRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
+    void for_each_sum(const std::vector<RowGrads>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
                       const Soon& soon = ignore) const {
         struct Head {
             const uint32_t *row, *end;
             const int32_t* values;
         };
         std::vector<Head> heads;
-        for (const SparseRows& list : lists) {
+        for (const RowGrads& list : lists) {
             const uint32_t *const all = list.row_ids, *const last = all + list.index.rows();
             const uint32_t* const first = std::lower_bound(all, last, begin);
             heads.push_back({first, std::lower_bound(first, last, end), list.values + (first - all) * width});
@@ -516,6 +544,24 @@ class ShardedEmbedding {
             }
             visit(row, sums);
         }
+    }
+
+    // Adds the gradients of the rows [begin, end) to `all`; see `accumulate`.
+    void add_range(RowGrads& all, const std::vector<ReceivedGrads>& lists, uint32_t begin, uint32_t end) const {
+        dispatch_width(shape_.columns, [&](auto columns) {
+            const long width = columns;
+            std::fill(all.values + all.index.before[begin / WORD] * width, all.values + all.index.before[end / WORD] * width, 0);
+            const auto add_row = [&](uint32_t row, const auto* numbers) {
+                int32_t* const to = all.values + all.index.place(row) * width;
+                for (long n = 0; n < columns; ++n) wrapping_add(to[n], numbers[n]);
+            };
+            for_each_sum(local_grads_, begin, end, columns, add_row);
+            for (const ReceivedGrads& list : lists) {
+                const uint32_t* const last = std::lower_bound(list.rows, list.rows + list.count, end);
+                for (const uint32_t* row = std::lower_bound(list.rows, last, begin); row < last; ++row)
+                    add_row(*row, list.sums + (row - list.rows) * width);
+            }
+        });
     }
 
     // Updates the rows from `begin` to `end`.

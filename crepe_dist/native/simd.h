@@ -152,6 +152,21 @@ inline void store(bfloat16* to, FloatVec value) {
 #endif
     std::memcpy(to, &halves, sizeof halves);
 }
+// Stores the first min(count, LANES) values.
+inline void store_partial(float* to, FloatVec value, long count) {
+    if (count >= LANES) store(to, value);
+    else std::memcpy(to, &value, count * sizeof *to);
+}
+
+// Rounds min(count, LANES) numbers to float16, and stores them as float16 or as float32.
+inline void store_half(float16* to, const float* from, long count) {
+    const U16Vec halves = to_half(load_partial(from, count));
+    std::memcpy(to, &halves, std::min(count, LANES) * sizeof *to);
+}
+inline void store_half(float* to, const float* from, long count) {
+    store_partial(to, from_half(to_half(load_partial(from, count))), count);
+}
+
 inline void store(uint8_t* to, IntVec value) {
     const U8Vec bytes = __builtin_convertvector(value, U8Vec);
     std::memcpy(to, &bytes, sizeof bytes);

@@ -65,15 +65,15 @@ class TouchedRows {
     const int threads_;
     ShardedEmbedding* embedding_ = nullptr;
     std::vector<char> own_memory_;
-    std::optional<SparseRows> own_;
+    std::optional<RowGrads> own_;
     Buffer<uint32_t> own_rows_;
     Buffer<float> read_;
     Buffer<int32_t> sums_;
 
-    SparseRows& gradient() {
+    RowGrads& gradient() {
         if (embedding_) return embedding_->gradient();
         if (!own_) {  // The memory is allocated at the first training step, because inference does not need it.
-            own_memory_.resize(SparseRows::bytes(shape_, 0));
+            own_memory_.resize(RowGrads::bytes(shape_, 0));
             own_.emplace(own_memory_.data(), shape_, 0);
         }
         return *own_;

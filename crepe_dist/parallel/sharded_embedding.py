@@ -82,6 +82,9 @@ class ShardedEmbedding:
         sharding: Division of the rows among ranks.
         segments: For each process of the host, the memory of this embedding, uint8, in the order of local ranks.
         local_rank: Local rank of this process.
+
+    Attributes:
+        handle: Address of the native embedding.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class ShardedEmbedding:
         self._optimizer = optimizer
         self._num_updates = 0
         self._functions = library.functions()
-        self._handle = self._functions.crepe_embedding_open(
+        self.handle = self._functions.crepe_embedding_open(
             sparse.c_shape,
             optimizer.is_adam,
             optimizer.constants,
@@ -108,23 +111,18 @@ class ShardedEmbedding:
             local_rank,
             library.num_threads(),
         )
-        _check_memory(self._handle is None)
+        check_memory(self.handle is None)
         values = self.parameter.data
         back_with_huge_pages(values.ctypes.data, values.nbytes)  # Evaluation reads these values in random order.
-        weakref.finalize(self, self._functions.crepe_embedding_close, self._handle)
+        weakref.finalize(self, self._functions.crepe_embedding_close, self.handle)
         self._rows_per_shard = self._functions.crepe_embedding_rows_per_shard(sparse.c_shape, ctypes.byref(sharding))
-        # Remote rows that ``collect_remote_rows`` has collected, ordered by shard: the index of the first row of each
-        # shard, the ids of the rows, and their values or gradients [rows, columns].
-        self._shard_bounds = np.zeros(sharding.num_shards + 1, np.int64)
-        self._remote_ids = np.zeros(0, np.int32)
-        self._remote_numbers = np.zeros((0, self.parameter.shape[1]), np.int32)
         self._load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
-        sparse.on_open(self._handle)
+        sparse.on_open(self.handle)
 
     def squared_norm(self) -> int:
         """Return the squared norm of the gradient that was last summed for this shard, in fixed-point units."""
         sums = (ctypes.c_uint64 * 2)()
-        self._functions.crepe_embedding_squared_norm(self._handle, sums)
+        self._functions.crepe_embedding_squared_norm(self.handle, sums)
         low, high = sums
         return low + (high << 32)
 
@@ -138,71 +136,12 @@ class ShardedEmbedding:
         """Rows of this host's shards."""
         return self.shard_slice(self._sharding.first_local_shard, self._sharding.num_local_shards)
 
-    def collect_remote_rows(self) -> None:
-        """Collect the ids of the remote rows that the batch of this host uses.
-
-        The remote shards are divided among the processes of a host. Each process collects only rows of the shards that
-        are assigned to it.
-        """
-        addresses = (ctypes.c_void_p * 2)()
-        self._functions.crepe_embedding_collect_remote_rows(self._handle, self._shard_bounds.ctypes.data, addresses)
-        count, columns = int(self._shard_bounds[-1]), self.parameter.shape[1]
-        self._remote_ids, numbers = (
-            np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
-            for address, size in zip(addresses, (count, count * columns))
-        )
-        self._remote_numbers = numbers.reshape(count, columns)
-
-    def remote_row_ids(self, shard: int) -> Int32Array:
-        """Return the ids of the collected remote rows of a shard, int32 [n]."""
-        return self._remote_ids[slice(*self._shard_bounds[shard : shard + 2])]
-
-    def remote_buffer(self, shard: int) -> Int32Array:
-        """Return the memory of the collected remote rows of a shard, as a flat array.
-
-        The caller writes the values of the rows into this memory. ``reduce_remote_grads`` replaces them by gradients.
-        """
-        return self._remote_numbers[slice(*self._shard_bounds[shard : shard + 2])].reshape(-1)
-
-    def num_elements(self, rows: Int32Array) -> int:
-        """Return the total number of elements of ``rows``."""
-        return len(rows) * int(self.parameter.shape[1])
-
-    def read_rows(self, rows: Int32Array) -> Int32Array:
-        """Return the values of rows of this process's shard as a flat array.
-
-        Args:
-            rows: Ids of the rows in ascending order.
-
-        Returns:
-            The float32 values, viewed as int32.
-        """
-        values = np.empty(self.num_elements(rows), np.float32)
-        self._functions.crepe_embedding_read_rows(self._handle, rows.ctypes.data, len(rows), values.ctypes.data)
-        return values.view(np.int32)
-
-    def reduce_remote_grads(self) -> None:
-        """Replace the values of the collected remote rows by their fixed-point gradients, summed over this host."""
-        _check_memory(self._functions.crepe_embedding_reduce_remote_grads(self._handle))
-
-    def accumulate(self, rows: Sequence[Int32Array], sums: Sequence[Int32Array]) -> None:
-        """Add the gradients of other hosts to the gradients of this host.
-
-        Args:
-            rows: For each other host, ids of rows of this process's shard.
-            sums: For each other host, the gradients of these rows, summed over that host.
-        """
-        counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
-        _check_memory(
-            self._functions.crepe_embedding_accumulate(self._handle, pointers(rows), pointers(sums), counts, len(rows))
-        )
-
     def step(self, learning_rate: float, grad_factor: float) -> None:
         """Update the rows of this process's shard with the sum of their gradients.
 
-        If ``accumulate`` was not called in this step, this call also sums the gradients over the processes of the host,
-        in the same pass over memory. All processes must call this method. No process may read rows before the call has
-        returned in all processes.
+        If ``RowExchange.add_grads`` was not called in this step, this call also sums the gradients over the processes
+        of the host, in the same pass over memory. All processes must call this method. No process may read rows before
+        the call has returned in all processes.
 
         Args:
             learning_rate: Learning rate, before the learning-rate multiplier and Adam's bias correction.
@@ -210,10 +149,8 @@ class ShardedEmbedding:
         """
         self._num_updates += 1
         corrected_lr = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._num_updates)
-        _check_memory(
-            self._functions.crepe_embedding_update(
-                self._handle, corrected_lr, grad_factor, self._optimizer.weight_decay
-            )
+        check_memory(
+            self._functions.crepe_embedding_update(self.handle, corrected_lr, grad_factor, self._optimizer.weight_decay)
         )
 
     def synchronize(self) -> None:
@@ -222,7 +159,7 @@ class ShardedEmbedding:
         Model files contain float16 numbers, so evaluation uses the same values. All processes must call this method. No
         process may read rows before the call has returned in all processes.
         """
-        _check_memory(self._functions.crepe_embedding_apply_lazy_updates(self._handle))
+        check_memory(self._functions.crepe_embedding_apply_lazy_updates(self.handle))
 
     def copy_to_parameter(self) -> None:
         """Copy the values of this host's rows to the parameter."""
@@ -247,12 +184,12 @@ class ShardedEmbedding:
     ) -> None:
         """Copy the values and the moments of rows to ``arrays``, and their last updates to ``last_update``."""
         addresses = pointers([*[*arrays, None, None][:3], last_update])
-        self._functions.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
+        self._functions.crepe_embedding_store(self.handle, rows.start, rows.stop, *addresses)
 
     def drift_history(self) -> npt.NDArray[np.float64]:
         """Return ``lazy_drift`` as ``OptimizerState`` defines it, float64 [updates since ``synchronize`` + 1]."""
-        history = np.empty(self._functions.crepe_embedding_drift_history(self._handle, None))
-        self._functions.crepe_embedding_drift_history(self._handle, history.ctypes.data)
+        history = np.empty(self._functions.crepe_embedding_drift_history(self.handle, None))
+        self._functions.crepe_embedding_drift_history(self.handle, history.ctypes.data)
         return history
 
     def load_state_dict(self, state: OptimizerState) -> None:
@@ -265,9 +202,9 @@ class ShardedEmbedding:
         arrays = [np.ascontiguousarray(array) for array in (self.parameter.data, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, last_update = map(np.ascontiguousarray, lazy_state)
-        _check_memory(
+        check_memory(
             self._functions.crepe_embedding_load(
-                self._handle, *addresses, last_update.ctypes.data, drift.ctypes.data, len(drift)
+                self.handle, *addresses, last_update.ctypes.data, drift.ctypes.data, len(drift)
             )
         )
         self._num_updates = num_updates
@@ -299,6 +236,11 @@ def apply_lazy_updates(
     return updated.astype(np.float32), decayed
 
 
-def _check_memory(has_failed: int) -> None:
+def check_memory(has_failed: int) -> None:
+    """Check the result of a C function that allocates memory.
+
+    Raises:
+        MemoryError: The function has failed.
+    """
     if has_failed:
         raise MemoryError("there is not enough memory for the embedding table")

@@ -107,7 +107,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         if len(self._hosts) > 1:
             slice_peers = [host_ranks[local_rank] for host_ranks in self._hosts] if local_rank < num_slices else []
             grad_slice = self._words[local_rank][self._slice]
-            self._inter_host = InterHostReducer(group, self._hosts, slice_peers, grad_slice, self._embeddings)
+            self._inter_host = InterHostReducer(group, self._hosts, slice_peers, grad_slice, self._embeddings, sharding)
             self.reduce_backend = (
                 f"shared memory and {group.backend}" if max(map(len, self._hosts)) > 1 else group.backend
             )

@@ -1,127 +1,123 @@
-"""Check of the lengths of received arrays: no old number stays in place, and no number is copied to many elements."""
+"""Messages between hosts: two ranks in two threads, one of which sends wrong messages."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import queue
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crepe_dist.parallel.inter_host import InterHostReducer
+from crepe_dist.distributed.messages import Bytes
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.errors import PeerLostError
+from tests.conftest import needs_kernels
+from tests.parallel.test_sharded_embedding import CREPE, OPTIMIZERS, TABLE, Training
 
-HOSTS = [[0], [1]]
-ROWS, COLUMNS = 4, 3  # Of each shard.
-
-
-class StubEmbedding:
-    """Stand-in of an embedding with two shards. This host's batch uses two rows of the other shard."""
-
-    name = "t"
-
-    def __init__(self) -> None:
-        self.values = np.zeros((2, COLUMNS), np.int32)
-
-    def collect_remote_rows(self) -> None:
-        pass
-
-    def remote_row_ids(self, shard: int) -> Any:
-        return np.array([ROWS, ROWS + 2], np.int32)
-
-    def remote_buffer(self, shard: int) -> Any:
-        return self.values.reshape(-1)
-
-    def shard_slice(self, shard: int) -> slice:
-        return slice(shard * ROWS, (shard + 1) * ROWS)
-
-    def read_rows(self, rows: Any) -> Any:
-        return np.zeros(len(rows) * COLUMNS, np.int32)
+pytestmark = needs_kernels
+Damage = Callable[[Bytes], Any]
 
 
-def message(*arrays: Any) -> Any:
-    header = np.array([len(arrays), *map(len, arrays)], np.int64).view(np.int32)
-    return np.concatenate([header, *(np.asarray(array, np.int32) for array in arrays)])
+class ThreadGroup(ProcessGroup):
+    """Process group of threads of one process. Each rank is a host.
+
+    Args:
+        mailboxes: Queue of the messages from one rank to another.
+        damage: Functions that change the messages that this rank sends, by name of the collective.
+    """
+
+    backend = "threads"
+
+    def __init__(self, rank: int, size: int, mailboxes: Any, damage: Mapping[str, Damage]) -> None:
+        self._mailboxes, self._damage = mailboxes, damage
+        super().__init__(rank, size)
+        self.hosts = [[rank] for rank in range(size)]
+
+    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+        for rank, message in messages.items():
+            content = message.copy() if rank == self.rank else self._damage.get(name, np.copy)(message.copy())
+            self._mailboxes[self.rank, rank].put((name, np.asarray(content).view(np.uint8)))
+        received = []
+        for rank in range(self.size):
+            sent_as, content = name, np.zeros(0, np.uint8)
+            if rank in messages:
+                sent_as, content = self._mailboxes[rank, self.rank].get(timeout=20)
+            if sent_as != name:
+                raise PeerLostError(f"rank {rank}: {sent_as}")
+            received.append(content)
+        return np.concatenate(received), [content.size for content in received]
 
 
-def create_reducer(messages: list[Any]) -> tuple[InterHostReducer, StubEmbedding]:
-    """Return the reducer of rank 0, and its embedding. Rank 1 sends these messages."""
-    messages_of_rank1 = iter(messages)
+def train(shape: Any, size: int = 2, damage: Mapping[str, Damage] | None = None) -> list[Any]:
+    """Train on hosts of one process. Return the digest of the parameters, or the exception, of each rank.
 
-    def all_to_all(array: Any, counts: Any, name: str) -> Any:
-        message = next(messages_of_rank1)
-        own = array[: counts[0]]
-        return np.concatenate([own, message]), np.array([len(own), len(message)])
+    Args:
+        damage: Damage to the messages of the last rank, from the second step on.
+    """
+    mailboxes: Any = defaultdict(queue.Queue)
+    for ends in np.ndindex(size, size):
+        mailboxes[ends]  # Create the queues before the threads use the dictionary.
 
-    group: Any = SimpleNamespace(rank=0, size=2, all_to_all=all_to_all)
-    embedding: Any = StubEmbedding()
-    return InterHostReducer(group, HOSTS, [0, 1], np.arange(5, dtype=np.int32), [embedding]), embedding
+    def train_rank(rank: int) -> str:
+        done: dict[str, Damage] = {}
+        try:
+            training = Training(shape, OPTIMIZERS[0], group=ThreadGroup(rank, size, mailboxes, done)).steps(0, 1)
+            done.update(damage or {} if rank == size - 1 else {})
+            return training.steps(1, 6).digest()
+        finally:
+            for peer in range(size):
+                mailboxes[rank, peer].put(("has ended", np.zeros(0, np.uint8)))
+
+    with ThreadPoolExecutor(size) as threads:
+        futures = [threads.submit(train_rank, rank) for rank in range(size)]
+        return [future.exception(60) or future.result() for future in futures]
 
 
-REQUEST = message([0, 1])
-VALUES = np.arange(2 * COLUMNS)
+@pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_hosts_train_what_one_process_does(shape, size):
+    assert train(shape, size) == [Training(shape, OPTIMIZERS[0]).steps(0, 6).digest()] * size
 
 
-def test_values_arrive():
-    reducer, embedding = create_reducer([REQUEST, message(VALUES)])
-    reducer.pull_rows()
-    assert embedding.values.reshape(-1).tolist() == VALUES.tolist()
+def replaced(numbers: Mapping[int, int], dtype: Any = np.uint32) -> Damage:
+    """Return a damage that replaces some numbers of a message."""
+
+    def replace(message: Bytes) -> Bytes:
+        for place, number in numbers.items():
+            message.view(dtype)[place] = number
+        return message
+
+    return replace
 
 
 @pytest.mark.parametrize(
-    ("messages", "error"),
+    ("name", "damage"),
     [
-        ([message(), message(VALUES)], "rank 1 sent no arrays to rank 0 as rows, not arrays of lengths any"),
-        ([REQUEST, message()], "rank 1 sent no arrays to rank 0 as values, not arrays of lengths 6"),
-        ([REQUEST, message([7])], "rank 1 sent arrays of lengths 1 to rank 0 as values, not arrays of lengths 6"),
-        ([REQUEST, message(VALUES, [1])], "sent arrays of lengths 6, 1 to rank 0 as values"),
-        ([REQUEST, VALUES[:0]], "rank 1 sent no arrays to rank 0 as values"),
-        ([REQUEST, message(VALUES)[:-1]], "a message of 9 words does not hold the arrays that it names"),
-        ([REQUEST, np.array([-1, -1, 0, 0], np.int32)], "does not hold the arrays"),
-        ([REQUEST, np.array([1, 0, -1, -1], np.int32)], "does not hold the arrays"),
-        ([REQUEST, np.array([0, 1], np.int32)], "does not hold the arrays"),
-        ([REQUEST, np.array([0], np.int32)], "does not hold the arrays"),
+        ("rows", lambda message: message[:-4]),
+        ("rows", lambda message: message[:0]),
+        ("rows", lambda message: np.append(message, np.zeros(4, np.uint8))),
+        ("rows", replaced({0: 1 << 31})),  # The number of rows.
+        ("rows", replaced({1: (1 << 32) - 1})),  # Another rank owns the row.
+        ("rows", replaced({-1: (1 << 32) - 1})),
+        ("rows", lambda message: np.append(message.view(np.uint32)[:1], message.view(np.uint32)[:0:-1])),  # Order.
+        ("rows", lambda message: np.append(message.view(np.uint32)[[0, 1, 1]], message.view(np.uint32)[3:])),
+        ("values", lambda message: message[:-2]),
+        ("values", lambda message: message[:0]),
+        ("values", lambda message: np.append(message, message[:2])),
+        ("gradients", lambda message: message[:8]),
+        ("gradients", lambda message: message[:0]),
+        ("gradients", lambda message: np.append(message, np.zeros(4, np.uint8))),
+        ("gradients", lambda message: np.append(message, np.full(8, 255, np.uint8))),  # The place of an excess.
+        ("sums", lambda message: message[:-4]),
+        ("sums", lambda message: message[:0]),
+        ("rows of weight", lambda message: message[:-4]),
     ],
 )
-def test_wrong_lengths_are_reported(messages, error):
-    reducer, embedding = create_reducer(messages)
-    with pytest.raises(RuntimeError, match=error):
-        reducer.pull_rows()
-    assert not embedding.values.any()
-
-
-@pytest.mark.parametrize(
-    ("call", "reply", "error"),
-    [
-        (
-            lambda reducer: reducer.gather_rows(StubEmbedding(), [np.zeros((8, 3), np.int32)], [0]),
-            message([1]),
-            "not .* lengths 12",
-        ),
-        (
-            lambda reducer: reducer.gather_rows(StubEmbedding(), [np.zeros((8, 3), np.int32)], [1]),
-            message([1]),
-            "not no arrays",
-        ),
-        (
-            lambda reducer: reducer.all_reduce(),
-            message([1, 2, 3]),
-            "lengths 3 to rank 0 as gradients, not .* lengths 3, any",
-        ),
-    ],
-    ids=["too few rows", "rows for nobody", "no sums of rows"],
-)
-def test_wrong_lengths_of_other_messages_are_reported(
-    call: Any, reply: Any, error: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reducer, _ = create_reducer([reply])
-    monkeypatch.setattr(StubEmbedding, "reduce_remote_grads", lambda embedding: None, raising=False)
-    monkeypatch.setattr("crepe_dist.parallel.inter_host.pack_int16", lambda numbers: numbers)
-    with pytest.raises(RuntimeError, match=error):
-        call(reducer)
-
-
-def test_lengths_have_64_bits():
-    header = np.array([1, 1 << 33], np.int64).view(np.int32)
-    reducer, _ = create_reducer([REQUEST, header])
-    with pytest.raises(RuntimeError, match="a message of 4 words does not hold"):
-        reducer.pull_rows()
+def test_a_wrong_message_is_reported(name, damage):
+    error, _ = train(TABLE, 2, {name: damage})
+    assert isinstance(error, RuntimeError), error
+    assert "rank 1 sent " in str(error)
+    assert f"bytes as {name}, which do not contain what this rank expects" in str(error)

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from crepe_dist.errors import ExitCode
-from crepe_dist.parallel import host_shared_memory, inter_host
+from crepe_dist.parallel import host_shared_memory
 from tests.conftest import needs_kernels, run
 from tests.helpers.programs import program, supervised
 
@@ -34,18 +33,6 @@ def test_sums_are_correct_and_bit_identical_on_all_ranks(tmp_path):
     printed = run(supervised("parallel/all_reduce_worker.py", processes=3), tmp_path)
     assert printed.count("all well") == printed.count("summed by shared memory\n") == 3
     assert not leftovers()
-
-
-@needs_kernels
-@pytest.mark.parametrize("largest", [2**15 - 1, 2**15, 2**31 - 1])
-def test_integers_of_any_size_are_packed_and_unpacked(largest):
-    numbers = np.random.default_rng(0).integers(-largest - 1, largest, 1001).astype(np.int32)
-    message = inter_host.pack_int16(numbers)
-    assert (inter_host.unpack_int16(message, 1001) == numbers).all()
-    assert len(message) == 501 + np.count_nonzero(abs(numbers.astype(np.int64)) >= 2**15)
-    for wrong in (message[:-1], np.append(message, np.int32(0))):
-        with pytest.raises(RuntimeError):
-            inter_host.unpack_int16(wrong, 1001)
 
 
 @needs_kernels
