@@ -36,7 +36,7 @@ def main() -> None:
     flags.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4, 8])
     flags.add_argument("--documents", type=int, nargs="+", default=[64, 512], help="documents per host and step")
     flags.add_argument("--rate", help="limit of each host's link, in tc's notation")
-    flags.add_argument("--delay", help="delay of each packet, in tc's notation")
+    flags.add_argument("--delay", help="delay of each packet, in tc's notation; needs netem in the kernel")
     flags.add_argument("--steps", type=int, default=40, help="measured steps")
     options = flags.parse_args()
     print("hosts documents " + " ".join(f"{name:>15}" for name in COUNTERS))
@@ -64,9 +64,13 @@ class Cluster:
                 self._in(switch, "ip", "link", "set", port, "mtu", str(MTU), "master", "switch", "up")
                 self._in(host, "ip", "addr", "add", f"{NETWORK}.{number + 1}/24", "dev", "eth0")
                 self._in(host, "ip", "link", "set", "eth0", "mtu", str(MTU), "up")
-                limits = [*(("rate", rate) if rate else ()), *(("delay", delay) if delay else ())]
-                if limits:
-                    self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "netem", *limits, "limit", "100000")
+                if rate:
+                    limit = ("tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
+                    self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", *limit)
+                if delay:
+                    parent = ("parent", "1:") if rate else ("root",)
+                    limit = ("netem", "delay", delay, "limit", "100000")
+                    self._in(host, "tc", "qdisc", "add", "dev", "eth0", *parent, *limit)
         except BaseException:
             self._open.close()
             raise

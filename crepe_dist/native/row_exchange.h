@@ -84,7 +84,7 @@ class RowExchange {
             const uint32_t* const counts = received_.data() + starts[rank] / ID_BYTES;
             const long num_counts = is_requester ? long(embeddings_.size()) : 0;
             long left = in.sizes[rank] / ID_BYTES - num_counts, place = 0;
-            if (left < 0) return rank;
+            if (left < 0 || in.sizes[rank] % ID_BYTES) return rank;
             const uint32_t* rows = counts + num_counts;
             for (long i = 0; i < num_counts; rows += counts[i++]) {
                 if ((left -= counts[i]) < 0 || !embeddings_[i]->owns(rows, counts[i])) return rank;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crepe_dist import network_registry
@@ -75,10 +75,21 @@ class TrainContext:
     job: JobContext
 
     @classmethod
-    def create(cls, config: Config, data: Dataset, engine: Engine, run_dir: RunDir, job: JobContext) -> TrainContext:
+    def create(
+        cls,
+        config: Config,
+        data: Dataset,
+        engine: Engine,
+        run_dir: RunDir,
+        job: JobContext,
+        last_epoch: int | None = None,
+    ) -> TrainContext:
         """Create the optimizer and the metrics files of a run that has not started.
 
         Every rank must call this method.
+
+        Args:
+            last_epoch: See ``train_loop.run_epochs``.
         """
         group = job.group
         group.run_on_rank0("folder", lambda: run_dir.path.mkdir(exist_ok=True))
@@ -88,6 +99,7 @@ class TrainContext:
         max_documents = max_shard_size(max_batch_size(config, data), group.size, engine.reduction_group)
         optimizer = engine.create_optimizer(group, config.optimizer, max_documents)
         selection = ModelSelection.for_data(config, data)
+        selection = replace(selection, num_epochs=last_epoch or selection.num_epochs)
         return cls(config, data, engine, optimizer, TrainerState(), selection, run_dir, metrics, job)
 
     @property

@@ -2,9 +2,10 @@
 
 If the validation split was split off from the training files, its rows can also be used for training. After the model
 selection, a second run of the training loop trains an n-gram network on the rows of both splits, in the subdirectory
-``refit`` of the run. If epoch n was selected, the refit takes n epochs. The parameters of the new network then replace
-the n-gram branch of the selected network. The convolutional branch, its weight, and the temperature or thresholds do
-not change. The refit needs no model selection, so its epochs have no scores and no checkpoints.
+``refit`` of the run. If epoch n was selected, the refit ends after n epochs of the run's schedule. The parameters of
+the new network then replace the n-gram branch of the selected network. The convolutional branch, its weight, and the
+temperature or thresholds do not change. The refit needs no model selection, so its epochs have no scores and no
+checkpoints.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     validation = splits["validation"]
     train = splits["train"].concatenate(validation, validation.labels, validation.targets)
     all_rows = replace(data, splits={"train": train})
-    ngram_config = _ngram_run_config(config, branch, shape, result.epoch)
+    ngram_config = _ngram_run_config(config, branch, shape)
     ngram_engine = build_engine(ngram_config, all_rows, group)
-    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, job)
+    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, job, result.epoch)
 
     def read() -> tuple[dict[str, Any], Arrays]:
         arrays = weights_io.decompress_all(weights_io.load(result.checkpoint), shape)
@@ -90,7 +91,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     return write_result(folder, record, result.chosen_by, provenance, group)
 
 
-def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfig, num_epochs: int) -> Config:
+def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfig) -> Config:
     """Return the configuration for training a separate n-gram network like the n-gram branch of the run's network.
 
     Args:
@@ -100,5 +101,5 @@ def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfi
     model = replace(config.model, network=NGRAM_BRANCH, buckets=branch.settings()["buckets"], precision="auto")
     smoothing = config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
-    training = replace(config.training, epochs=num_epochs, patience=0, label_smoothing=smoothing)
+    training = replace(config.training, patience=0, label_smoothing=smoothing)
     return replace(config, model=model, training=training, logging=replace(config.logging, tensorboard=False))

@@ -46,9 +46,15 @@ def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: 
     return write_result(folder, reported, selected_by, context.provenance(), job.group)
 
 
-def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
-    """Train a network for its remaining epochs. After each epoch, evaluate the network and write a checkpoint."""
-    context = TrainContext.create(config, data, engine, folder, job)
+def run_epochs(
+    config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext, last_epoch: int | None = None
+) -> TrainContext:
+    """Train a network for its remaining epochs. After each epoch, evaluate the network and write a checkpoint.
+
+    Args:
+        last_epoch: Epoch after which the training ends, although its schedule has more epochs. ``None`` trains all.
+    """
+    context = TrainContext.create(config, data, engine, folder, job, last_epoch)
     context.display.print(banner(context))
     context.display.print(f"run       {folder.describe()}")
     saver = open_saver(context, restore_newest_state(context))

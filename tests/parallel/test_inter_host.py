@@ -97,6 +97,7 @@ def replaced(numbers: Mapping[int, int], dtype: Any = np.uint32) -> Damage:
     ("name", "damage"),
     [
         ("rows", lambda message: message[:-4]),
+        ("rows", lambda message: np.append(message, message[:2])),
         ("rows", lambda message: message[:0]),
         ("rows", lambda message: np.append(message, np.zeros(4, np.uint8))),
         ("rows", replaced({0: 1 << 31})),  # The number of rows.
