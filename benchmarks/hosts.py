@@ -64,13 +64,13 @@ class Cluster:
                 self._in(switch, "ip", "link", "set", port, "mtu", str(MTU), "master", "switch", "up")
                 self._in(host, "ip", "addr", "add", f"{NETWORK}.{number + 1}/24", "dev", "eth0")
                 self._in(host, "ip", "link", "set", "eth0", "mtu", str(MTU), "up")
+                qdisc = ["tc", "qdisc", "add", "dev", "eth0"]
                 if rate:
-                    limit = ("tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
-                    self._in(host, "tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", *limit)
+                    limits = ["tbf", "rate", rate, "burst", "256kb", "latency", "50ms"]
+                    self._in(host, *qdisc, "root", "handle", "1:", *limits)
                 if delay:
-                    parent = ("parent", "1:") if rate else ("root",)
-                    limit = ("netem", "delay", delay, "limit", "100000")
-                    self._in(host, "tc", "qdisc", "add", "dev", "eth0", *parent, *limit)
+                    parent = ["parent", "1:"] if rate else ["root"]
+                    self._in(host, *qdisc, *parent, "netem", "delay", delay, "limit", "100000")
         except BaseException:
             self._open.close()
             raise
