@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist import network_registry
@@ -98,8 +98,7 @@ class TrainContext:
         )
         max_documents = max_shard_size(max_batch_size(config, data), group.size, engine.reduction_group)
         optimizer = engine.create_optimizer(group, config.optimizer, max_documents)
-        selection = ModelSelection.for_data(config, data)
-        selection = replace(selection, num_epochs=last_epoch or selection.num_epochs)
+        selection = ModelSelection.for_data(config, data, last_epoch or config.training.num_epochs)
         return cls(config, data, engine, optimizer, TrainerState(), selection, run_dir, metrics, job)
 
     @property

@@ -32,7 +32,7 @@ class ModelSelection:
             the last epoch is reported.
         num_rows: Number of documents in the validation split, or in the test split if there is no validation split.
         patience: The run stops after this number of epochs without improvement. If it is 0, the run never stops early.
-        num_epochs: Number of epochs of the run (``training.epochs``).
+        num_epochs: Number of epochs after which the run ends.
         score: Name of the score (``training.metric_for_best_model``).
     """
 
@@ -43,12 +43,12 @@ class ModelSelection:
     score: str = "accuracy"
 
     @classmethod
-    def for_data(cls, config: Config, data: Dataset) -> ModelSelection:
-        """Create the model selection for a run."""
+    def for_data(cls, config: Config, data: Dataset, num_epochs: int) -> ModelSelection:
+        """Create the model selection for a run of at most ``num_epochs`` epochs."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
         training = config.training
-        return cls(has_validation, rows, training.patience or 0, training.num_epochs, training.metric_for_best_model)
+        return cls(has_validation, rows, training.patience or 0, num_epochs, training.metric_for_best_model)
 
     @property
     def selected_by(self) -> str:
