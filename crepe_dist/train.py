@@ -16,7 +16,9 @@ if __name__ == "__main__":
     command_runner.end_on_signals()
 
 from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.distributed.launch import TORCHRUN, read_launcher_env
 from crepe_dist.distributed.signals import SignalHandler
+from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config, parse, parse_with_cluster, print_help
 from crepe_dist.settings.fields import MAX_COUNT, float_range, int_range, setting
 from crepe_dist.settings.flags import Command
@@ -110,6 +112,14 @@ class Supervise(Command):
     def run(self) -> None:
         from crepe_dist.elastic.driver import Cluster, ElasticDriver
 
+        launch = read_launcher_env()
+        if launch.launcher == TORCHRUN and launch.size > 1:
+            raise UserError(
+                f"RANK and WORLD_SIZE are set: this is process {launch.rank} of {launch.size}",
+                "supervise starts all processes of a job on one host, so each of these processes would start a job of "
+                "its own",
+                f"run {invocation.command_line('train')} instead, or unset RANK and WORLD_SIZE",
+            )
         with SignalHandler() as control, control.defer():
             cluster = Cluster()
             ElasticDriver(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crepe_dist.errors import ExitCode
 
+SSH_ERROR = 255  # Exit code of ssh if it cannot connect, or loses the connection.
 PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # Error message of Horovod 0.28.1.
 
 
@@ -32,6 +33,8 @@ def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
     if code == ExitCode.ERROR:
         return f"error: rank {rank} could not continue; its message above says what to do"
     cause = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+    if code == SSH_ERROR:
+        cause = "could not be reached by ssh, or lost its connection; see the message of ssh above"
     outcome = "stopped on request, and saved" if code == ExitCode.STOPPED else f"error: rank {rank} {cause}"
     return f"{outcome}; run the same command again to resume:\n  {resume_command}"
 

@@ -15,6 +15,7 @@ from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
+TORCHRUN = "torchrun"
 MPI = "Open MPI", "MPICH"
 NUM_THREADS_ENV = "OMP_NUM_THREADS"
 # Each launcher, with its environment variables for the rank, the world size and the local size. The first launcher
@@ -23,7 +24,7 @@ NUM_THREADS_ENV = "OMP_NUM_THREADS"
 # from its parent. SLURM_NTASKS is not used, because Slurm also sets it in a batch script, which is a single process.
 LAUNCHERS = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
-    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    (TORCHRUN, "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     (MPI[0], "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from crepe_dist import hardware, invocation
 from crepe_dist.distributed.messages import Bytes, MessageChecker
 from crepe_dist.distributed.signals import StopRequested
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 
 T = TypeVar("T")
 NO_BYTES: Bytes = np.zeros(0, np.uint8)
@@ -163,7 +163,7 @@ class ProcessGroup:
 
         Raises:
             UserError: The same error on every rank, if ``fn`` raised ``UserError`` on any rank, or if the compared
-                values differ.
+                values differ. If ``fn`` failed on some ranks only, the exit code says that the command may succeed.
         """
         result: list[T] = []
         report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "value": None}
@@ -179,6 +179,7 @@ class ProcessGroup:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
                 remedy = f"{mismatch_hint}; or {remedy}" if remedy else mismatch_hint
+                code = ExitCode.FAILURE  # The same command may succeed without these hosts.
             raise UserError(what, why, remedy, on_all_ranks=True, code=code)
         first = reports[0]
         for rank, report in enumerate(reports):
@@ -230,13 +231,14 @@ class ProcessGroup:
         last: T | None = None
         heartbeat, due = f"run_on_rank0.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
-            # ``None`` means that rank 0 has not finished. Otherwise, the value is a list: it contains the lines of rank
-            # 0's error, or is empty if rank 0 has succeeded.
-            error_lines = self.broadcast_json(None, heartbeat)
+            # ``None`` means that rank 0 has not finished. Otherwise, the value is a list: it contains the code and the
+            # lines of rank 0's error, or is empty if rank 0 has succeeded.
+            outcome = self.broadcast_json(None, heartbeat)
             self.heartbeat()
-            if error_lines:
-                raise UserError(*error_lines, on_all_ranks=True)
-            if error_lines is not None:
+            if outcome:
+                code, *lines = outcome
+                raise UserError(*lines, on_all_ranks=True, code=code)
+            if outcome is not None:
                 return None
         try:
             for item in steps:
@@ -246,7 +248,7 @@ class ProcessGroup:
                     self.broadcast_json(None, heartbeat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast_json([error.what, error.why, error.remedy], heartbeat)
+            self.broadcast_json([error.code, error.what, error.why, error.remedy], heartbeat)
             error.on_all_ranks = True
             raise
         self.broadcast_json([], heartbeat)

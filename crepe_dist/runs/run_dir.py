@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import remove_temporary, temporary_files
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
@@ -186,7 +186,8 @@ class RunDir:
         """Try to lock the directory repeatedly. Yield ``None`` after each failed attempt, and finally the lock.
 
         Args:
-            timeout: Number of seconds after which a failed attempt raises ``UserError``.
+            timeout: Number of seconds after which a failed attempt raises ``UserError``. If it is not 0, the exit code
+                says that the same command may succeed.
             say: Function that prints a message if the wait takes longer than ``WAIT_MESSAGE_SECONDS``.
         """
         start = time.monotonic()
@@ -198,9 +199,10 @@ class RunDir:
                     remove_temporary(folder)
                 yield lock
                 return
-            except UserError:
+            except UserError as error:
                 now = time.monotonic()
                 if now > due:
+                    error.code = ExitCode.FAILURE if timeout else error.code
                     raise
                 if now > message_due:
                     message_due = due + 1.0  # The message is printed only one time.

@@ -22,7 +22,7 @@ from crepe_dist.settings.aliases import current_settings
 from crepe_dist.settings.config import Config, flatten
 
 # Time limit in seconds for the processes of an earlier group to end. NFS keeps the locks of a dead client for 90 s.
-LOCK_SECONDS = 100.0
+LOCK_SECONDS = 120.0
 SUPERVISION_FILE = "supervision"  # File with the id of the driver that started the run.
 
 
@@ -47,18 +47,18 @@ def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir
 
 
 def lock_on_rank0(
-    folder: RunDir, group: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
+    folder: RunDir, group: ProcessGroup, may_be_restarted: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
     """Lock the directory on rank 0. Every rank must call this function.
 
     Args:
-        is_supervised: Whether the elastic driver has started this process. If so, wait up to ``LOCK_SECONDS`` for the
-            processes of an earlier group to end.
+        may_be_restarted: Whether a launcher or the elastic driver has started this process. It may replace processes
+            that were lost, so wait up to ``LOCK_SECONDS`` for their lock to be released.
 
     Raises:
         UserError: Another process trains in the directory. Every rank raises this error.
     """
-    timeout = LOCK_SECONDS if is_supervised else 0.0
+    timeout = LOCK_SECONDS if may_be_restarted else 0.0
     return group.run_steps_on_rank0("lock", folder.lock_in_steps(timeout, say)) or nullcontext()
 
 

@@ -13,6 +13,7 @@ from threading import Thread
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
@@ -69,7 +70,8 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             report(config, data, folder, job)
             return finished
 
-        with lock_on_rank0(folder, group, control.is_supervised, display.print):
+        may_be_restarted = control.is_supervised or bool(read_launcher_env().launcher)
+        with lock_on_rank0(folder, group, may_be_restarted, display.print):
             watchdog.open_stack_file(
                 folder.stack_path(group.rank), group.all_gather_json(watchdog.identity(), "processes")
             )

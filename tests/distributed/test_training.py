@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from threading import Timer
+from unittest import mock
+
 import numpy as np
 import pytest
 
 import crepe_dist
+from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.training import job
 from tests import conftest
 from tests.conftest import PAPER, QUICK, command, losses, needs_kernels, records, run
 
@@ -81,3 +87,20 @@ def scores_of(run_dir):
 def test_our_kernels_train_like_mxnet_s_operators(data, single_process_runs, tmp_path):
     train(data, tmp_path / "mxnet", 2, *CLIPPED, "--kernels=mxnet")
     assert losses(tmp_path / "mxnet") == pytest.approx(losses(single_process_runs / "paper"), abs=TOLERANCE)
+
+
+@needs_kernels
+def test_only_a_process_that_may_replace_a_lost_one_waits_for_the_lock(data, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:  # A run that ends early leaves its directory.
+        patch.setattr(job, "verify_data", mock.Mock(side_effect=UserError("lost")))
+        with pytest.raises(UserError, match="lost"):
+            conftest.train(*flags(data, run_dir))
+    lock = RunDir(run_dir).lock()
+    with pytest.raises(UserError, match="another process is training"):
+        conftest.train(*flags(data, run_dir))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    Timer(1, lock.close).start()
+    conftest.train(*flags(data, run_dir))
+    assert (run_dir / "result.json").exists()

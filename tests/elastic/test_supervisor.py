@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.distributed.job_end import explain_horovodrun_exit
+from tests import conftest
 from tests.chaos import harness
 from tests.helpers.programs import program
 
@@ -161,10 +162,18 @@ def test_a_command_of_another_launcher_is_not_taken_for_the_place(run, tmp_path,
     assert (tmp_path / "seen-0").read_text() == "['HOROVOD_CYCLE_TIME']"
 
 
+def test_one_supervisor_per_place_of_a_job_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    printed = conftest.run(conftest.command("supervise", "-np", 2, "--data", tmp_path), tmp_path, code=1)
+    assert "RANK and WORLD_SIZE are set: this is process 1 of 2" in printed
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
         (137, "error: rank 1 was killed by signal 9"),
+        (255, "error: rank 1 could not be reached by ssh"),
         (76, "error: rank 1 ended with exit code 76"),
         (75, "stopped on request, and saved"),
         (1, "error: rank 1 could not continue; its message above"),

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import atomic_text
 from crepe_dist.runs.run_dir_selection import select_run_dir_on_rank0
 from crepe_dist.settings.config import Config, parse
@@ -131,6 +131,14 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
     assert written.exists()
     assert not any(path.exists() for path in left)
     assert (folder.path / "later").read_text() == "1"
+
+
+@pytest.mark.parametrize(("timeout", "code"), [(0, ExitCode.ERROR), (0.3, ExitCode.FAILURE)])
+def test_a_locked_directory_is_an_error_that_may_pass_only_after_a_wait(tmp_path, timeout, code):
+    folder = select_run_dir_on_rank0(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
+    with folder.lock(), pytest.raises(UserError, match="another process is training") as error:
+        list(folder.lock_in_steps(timeout, print))
+    assert error.value.code == code
 
 
 class TestWhichFolder:
