@@ -117,12 +117,12 @@ def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "precision", "most"), [("crepe", "float32", 1e-3), ("crepe", "auto", 0.1), ("ngrams", None, 1e-3)]
+    ("network", "precision", "most"), [("crepe", "float32", 5e-3), ("crepe", "auto", 0.1), ("ngrams", None, 5e-3)]
 )
 def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
     """``most`` limits the difference of a parameter relative to the distance that training moved it.
 
-    The network ``ngrams`` has no precision.
+    The network ``ngrams`` has no precision. Only CPUs round the values of rows to float16 when they read them.
     """
     # With steps this small, rounding errors do not grow.
     flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"
