@@ -3,7 +3,8 @@
     python hosts.py DATA [--hosts 1 2 4 8] [--documents 64 512] [--rate 10gbit] [--delay 1ms] [--steps 40]
 
 The hosts are network namespaces of this machine, which share its cores in turn. Each runs one process with one thread.
-The program needs root, iproute2 and util-linux. With more hosts than cores, the wall times are not those of real hosts.
+The program needs root, iproute2 and util-linux. With more hosts than cores, hosts take turns on a core, so the wall
+times are too long.
 From 32 hosts on, raise net.ipv4.neigh.default.gc_thresh3 above the square of the number of hosts.
 """
 

@@ -25,20 +25,10 @@ from crepe_dist.settings.config import parse
 from crepe_dist.training.model_setup import build_engine
 
 WARM_UP = 8  # Steps before the measurement. The first steps allocate memory, and choose the fixed-point scales.
-# Milliseconds of wall time and of CPU time; the part of each that is spent in the exchange between hosts, and the part
-# of the wall time in which the rank waits in collectives; page faults, context switches in which the process waited,
-# and bytes that the rank sent.
-COUNTERS = (
-    "wall",
-    "cpu",
-    "exchange_wall",
-    "exchange_cpu",
-    "collective_wall",
-    "collective_cpu",
-    "faults",
-    "waits",
-    "MB",
-)
+# Columns of the table. TIMES are milliseconds: of the whole step, of the exchange between hosts, and of the collectives
+# in the exchange. The other columns are page faults, voluntary context switches, and megabytes that the rank sends.
+TIMES = ("wall", "cpu", "exchange_wall", "exchange_cpu", "collective_wall", "collective_cpu")
+COUNTERS = (*TIMES, "faults", "waits", "MB")
 
 
 class Stopwatch:

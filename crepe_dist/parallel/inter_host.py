@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.parallel.row_exchange import Int32Array, Received, RowExchange, check_message
-from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding
+from crepe_dist.parallel.row_exchange import Received, RowExchange, check_message
+from crepe_dist.parallel.sharded_embedding import Int32Array, RowSharding, ShardedEmbedding
 
 
 class InterHostReducer:

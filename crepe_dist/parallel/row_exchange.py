@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.native import library
-from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding, check_memory
+from crepe_dist.parallel.sharded_embedding import Int32Array, RowSharding, ShardedEmbedding, check_memory
 
-Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -89,11 +88,11 @@ class RowExchange:
         return self._messages()
 
     def store_replies(self, replies: Received) -> None:
-        """Copy the received values of rows to the memory from which the processes of this host read them."""
+        """Copy the received values of rows to the shared memory of this host. Its processes read them there."""
         self._read("crepe_exchange_store_replies", "values", replies)
 
     def pack_grads(self, dense: Int32Array, pieces: Int64Array) -> list[Bytes]:
-        """Return a message to each rank with gradients: its piece of the dense gradients, and those of its rows.
+        """Return a message to each rank. It contains the rank's piece of the dense gradients, and its rows' gradients.
 
         Args:
             dense: Dense gradients, int32 [n].
@@ -107,7 +106,7 @@ class RowExchange:
         return self._messages()
 
     def add_grads(self, grads: Received, counts: Int64Array, dense: Int32Array) -> None:
-        """Add received gradients to this rank's piece of the dense gradients, and sum those of the rows it owns.
+        """Add the received dense gradients to this rank's piece, and sum the gradients of the rows of this rank.
 
         Args:
             counts: Number of dense gradients that each rank sends, int64 [ranks].
@@ -117,8 +116,8 @@ class RowExchange:
 
     def _messages(self) -> list[Bytes]:
         # All messages are in one buffer, in the order of ranks.
-        start, size = self._addresses[0], self._addresses[-1] + self._sizes[-1] - self._addresses[0]
-        buffer = np.asarray(_Memory(start, size))
+        start, end = self._addresses[0], self._addresses[-1] + self._sizes[-1]
+        buffer = np.asarray(_Memory(start, end - start))
         return [buffer[address - start : address - start + size] for address, size in zip(self._addresses, self._sizes)]
 
     def _read(self, function: str, name: str, received: Received, *arguments: Any) -> None:

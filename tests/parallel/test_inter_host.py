@@ -1,4 +1,4 @@
-"""Messages between hosts: two ranks in two threads, one of which sends wrong messages."""
+"""Messages between hosts. The hosts are threads, and the last of them sends a wrong message."""
 
 from __future__ import annotations
 
