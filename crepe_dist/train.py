@@ -4,29 +4,34 @@
 """
 
 import gc
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from crepe_dist import command_runner, invocation
 
 if __name__ == "__main__":
     command_runner.end_on_signals()
 
+from crepe_dist.distributed.handshake import LocalProcess, read_secret
 from crepe_dist.distributed.init_process_group import init_process_group
-from crepe_dist.distributed.launch import TORCHRUN, read_launcher_env
+from crepe_dist.distributed.launch import HOROVODRUN, LauncherEnv, read_launcher_env
+from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, Endpoint
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config, parse, parse_with_cluster, print_help
-from crepe_dist.settings.fields import MAX_COUNT, float_range, int_range, setting
+from crepe_dist.settings.fields import MAX_COUNT, NON_EMPTY, float_range, int_range, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import SafetyOptions
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.process_group import ProcessGroup
     from crepe_dist.runs.result import Result
+
+MAX_NODES = 1024  # Maximum number of nodes of ``supervise``.
 
 
 def main() -> None:
@@ -81,21 +86,48 @@ def _show_next(result: "Result") -> None:
 
 @dataclass
 class Supervise(Command):
-    """Train with several processes of this host, and restart them after a failure."""
+    """Train with several processes of one or several hosts, and restart them after a failure."""
 
     usage = """
         crepe supervise -np 4 --data data/reviews             train with four processes
         crepe supervise -np 2 --config configs/smoke.yaml     train with two processes on the sample
+        crepe supervise -np 4 --nnodes 2 --node-rank 0 --master-addr node0 --data data/reviews
+                                                              on the first of two nodes with four processes each
+
+      On several nodes, run the same command on each node, with another --node-rank. CREPE_DIST_SECRET must be the same
+      on all nodes. Node 0 prints the output of all processes. If a process fails, the processes of all nodes restart.
 
       All other flags are passed to train. After a failure, the processes restart from the newest saved state. On
-      SIGTERM or Ctrl-C, they save their state and stop. Run the same command again to resume. For more than one host,
-      see docs/how-to/clusters.md.
+      SIGTERM or Ctrl-C, they save their state and stop. Run the same command again to resume. See
+      docs/how-to/many-hosts.md.
 
       exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; otherwise the
       exit code of the failed process
       """
 
-    processes: int = setting(1, "Number of processes.", int_range(1, 1024), "-np")
+    processes: int = setting(1, "Number of processes of each node.", int_range(1, 1024), "-np")
+    nnodes: Optional[int] = setting(
+        None,
+        "Number of nodes. Default: PET_NNODES, WORLD_SIZE or the launcher's number, otherwise 1.",
+        int_range(1, MAX_NODES),
+    )
+    node_rank: Optional[int] = setting(
+        None,
+        "Rank of this node, from 0. Default: PET_NODE_RANK, RANK, the launcher's rank, or JOB_COMPLETION_INDEX.",
+        int_range(0, MAX_NODES - 1),
+    )
+    master_addr: Optional[str] = setting(
+        None, "Name or address of node 0, which all nodes can reach. Default: MASTER_ADDR.", NON_EMPTY
+    )
+    master_port: Optional[int] = setting(
+        None, "Port of node 0. Default: MASTER_PORT, otherwise 29500.", int_range(1, 65535)
+    )
+    node_timeout: float = setting(
+        120.0,
+        "Seconds to wait for a lost node, before training continues without it. A node that returns later takes part "
+        "again.",
+        float_range(0, 1e6),
+    )
     max_restarts: int = setting(
         10, "Maximum number of restarts after failures. Preemptions do not count.", int_range(0, MAX_COUNT)
     )
@@ -110,18 +142,61 @@ class Supervise(Command):
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
+        from crepe_dist.elastic import nodes
         from crepe_dist.elastic.driver import Cluster, ElasticDriver
 
+        rank, size, endpoint = self._read_node()
+        num_processes = self.processes * size
+        with SignalHandler() as control:
+
+            def driver(cluster: Cluster) -> ElasticDriver:
+                return ElasticDriver(
+                    cluster, self.worker, num_processes, self.max_restarts, control, self.limit, self.grace
+                )
+
+            if endpoint is None:
+                with control.defer():
+                    driver(Cluster()).run()
+                return
+            own = LocalProcess(rank, size, read_secret(os.environ), "node")
+            if rank > 0:
+                nodes.NodeSupervisor(endpoint, own, self.processes, self.worker, control, self.grace).run()
+                return
+            cluster = nodes.NodeCluster(endpoint, own, self.processes, self.node_timeout)
+            with control.defer():
+                nodes.run_on_nodes(driver, cluster)
+
+    def _read_node(self) -> tuple[int, int, Optional[Endpoint]]:
+        """Return the rank of this node, the number of nodes, and the address of node 0 if there are several nodes."""
         launch = read_launcher_env()
-        if launch.launcher == TORCHRUN and launch.size > 1:
+        if launch.launcher == HOROVODRUN:  # A command that a process of horovodrun runs is no node of its job.
+            launch = LauncherEnv()
+        size = self.nnodes or _read_count("PET_NNODES", MAX_NODES) or launch.size
+        if size == 1:
+            return 0, 1, None
+        ranks = (
+            self.node_rank,
+            _read_count("PET_NODE_RANK", MAX_NODES),
+            launch.rank if launch.launcher else None,
+            _read_count("JOB_COMPLETION_INDEX", MAX_NODES),
+        )
+        rank = next((rank for rank in ranks if rank is not None), None)
+        environment = dict(os.environ)
+        for name, value in ((ADDRESS_ENV, self.master_addr), (PORT_ENV, self.master_port)):
+            environment[name] = str(value or os.environ.get(name) or os.environ.get(f"PET_{name}") or "")
+        if rank is None or rank >= size or not environment[ADDRESS_ENV]:
             raise UserError(
-                f"RANK and WORLD_SIZE are set: this is process {launch.rank} of {launch.size}",
-                "supervise starts all processes of a job on one host, so each of these processes would start a job of "
-                "its own",
-                f"run {invocation.command_line('train')} instead, or unset RANK and WORLD_SIZE",
+                f"this is one of {size} nodes, but its rank or the address of node 0 is missing"
+                if rank is None or rank < size
+                else f"this is node {rank} of {size}, but nodes count from 0",
+                "the supervisors of all nodes connect to the supervisor of node 0",
+                f"run {invocation.command_line('supervise')} --nnodes {size} --node-rank R --master-addr HOST on each "
+                "node; for a job on this host only, pass --nnodes 1",
             )
-        with SignalHandler() as control, control.defer():
-            cluster = Cluster()
-            ElasticDriver(
-                cluster, self.worker, self.processes, self.max_restarts, control, self.limit, self.grace
-            ).run()
+        return rank, size, Endpoint.from_environment(LauncherEnv("supervise", rank, size), environment)
+
+
+def _read_count(name: str, limit: int) -> Optional[int]:
+    """Return the value of an environment variable if it is an integer of 0 to ``limit``."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() and len(value) <= 9 and int(value) <= limit else None

@@ -31,7 +31,7 @@ import struct
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from crepe_dist.errors import UserError
@@ -127,11 +127,23 @@ def raise_resource_error(error: BaseException) -> None:
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """Rank of this process, the world size, and the secret that authenticates the connections of this process."""
+    """Rank of this process, the world size, and the secret that authenticates the connections of this process.
+
+    Attributes:
+        kind: Word for the processes, for messages. A supervisor is a "node", and its rank is the rank of its node.
+    """
 
     rank: int
     size: int
     secret: bytes
+    kind: str = "rank"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.rank}"
+
+    def derive(self, token: str) -> LocalProcess:
+        """Return the same process with a secret that is derived from the secret and a token of its rank 0."""
+        return replace(self, secret=hmac.digest(self.secret, token.encode(), DIGEST))
 
 
 class Channel:

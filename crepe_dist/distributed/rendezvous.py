@@ -10,22 +10,20 @@ rendezvous, no process listens any more.
 from __future__ import annotations
 
 import errno
-import hmac
 import os
 import secrets
 import select
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from crepe_dist import invocation
 from crepe_dist.distributed import handshake
 from crepe_dist.distributed.handshake import (
-    DIGEST,
     MAX_MESSAGE_BYTES,
     MAX_UNKNOWN_CALLERS,
     POLL_SECONDS,
@@ -58,6 +56,7 @@ REPORT_SCHEMA: Schema = {
 EMPTY_SCHEMA: Schema = {}
 Peers = dict[int, socket.socket]
 Address = tuple[str, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ def rendezvous(launch: LauncherEnv, environment: Mapping[str, str] = os.environ)
 def _run_rank0(endpoint: Endpoint, own: LocalProcess) -> Peers:
     """Wait for the reports of all ranks. Then send each of them the addresses of all ranks, or an error."""
     arrived: dict[int, AuthenticatedCaller] = {}
-    deadline = _Deadline(0, endpoint.seconds)
-    callers = CallerListener(_listen_as_rank0(endpoint, deadline, own.size), own, range(1, own.size), REPORT_SCHEMA)
+    deadline = _Deadline(own, endpoint.seconds)
+    callers = CallerListener(listen_as_rank0(endpoint, own), own, range(1, own.size), REPORT_SCHEMA)
     for new_caller in callers:
         # A process whose connection is closed has ended. It may be restarted, and its new connection is then accepted.
         arrived = {rank: caller for rank, caller in arrived.items() if _is_open(caller)}
@@ -172,14 +171,19 @@ def _run_rank0(endpoint: Endpoint, own: LocalProcess) -> Peers:
     for caller in arrived.values():
         caller.channel.send({"error": None, "code": 0})
         caller.channel.send({"places": addresses, "token": token})
-    if not own.secret and not all(is_loopback(host) for host, _ in addresses):
+    warn_without_secret(own, [host for host, _ in addresses])
+    return {rank: caller.channel.peer for rank, caller in arrived.items()}
+
+
+def warn_without_secret(own: LocalProcess, hosts: Sequence[str]) -> None:
+    """Print a warning if there is no secret, and an address of ``hosts`` is not a loopback address."""
+    if not own.secret and not all(map(is_loopback, hosts)):
         print(
-            f"[rank 0] warning: {SECRET_ENV} is not set, so an attacker in the network could take the place of "
+            f"[{own}] warning: {SECRET_ENV} is not set, so an attacker in the network could take the place of "
             "a process (docs/how-to/many-hosts.md)",
             file=sys.stderr,
             flush=True,
         )
-    return {rank: caller.channel.peer for rank, caller in arrived.items()}
 
 
 def _send_error(caller: AuthenticatedCaller, error: tuple[str, str, str], code: ExitCode) -> None:
@@ -228,43 +232,56 @@ def _group_schema(size: int) -> Schema:
     return {"places": are_addresses, "token": handshake.is_token}
 
 
-def _listen_as_rank0(endpoint: Endpoint, deadline: _Deadline, size: int) -> socket.socket:
+def listen_as_rank0(endpoint: Endpoint, own: LocalProcess) -> socket.socket:
     """Listen as rank 0. Wait while the host name cannot be resolved yet, or still resolves to another host."""
+    deadline = _Deadline(own, endpoint.seconds)
     while True:
         try:
-            return endpoint.listen(socket.gethostbyname(endpoint.host), endpoint.port, size)
+            return endpoint.listen(socket.gethostbyname(endpoint.host), endpoint.port, own.size)
         except OSError as error:
             handshake.raise_resource_error(error)
             why = f"{endpoint.host}: {error.strerror or error}"
             may_change = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
             if not may_change or deadline.is_over(why):
                 raise UserError(
-                    f"rank 0 cannot listen at {endpoint} ({ADDRESS_ENV}, {PORT_ENV})",
+                    f"{own} cannot listen at {endpoint} ({ADDRESS_ENV}, {PORT_ENV})",
                     why,
-                    f"set {ADDRESS_ENV} to a name of rank 0's host, and {PORT_ENV} to a port that is free there; "
-                    "check that only this process has rank 0",
+                    f"set {ADDRESS_ENV} to a name of {own}'s host, and {PORT_ENV} to a port that is free there; "
+                    f"check that only this process is {own}",
                 ) from error
         time.sleep(POLL_SECONDS)
 
 
 def _run_other(endpoint: Endpoint, own: LocalProcess) -> Peers:
-    """Report to rank 0, and then connect to the other ranks.
+    """Report to rank 0, and then connect to the other ranks."""
+    address, (root, listener, reply) = retry(
+        endpoint, own, lambda address: (address, _report_to_rank0(endpoint, address, own))
+    )
+    if reply["error"] is not None:
+        # PEER_GONE: a process did not arrive, and rank 0 raises the same error.
+        raise UserError(*reply["error"], on_all_ranks=reply["code"] == ExitCode.PEER_GONE, code=reply["code"])
+    addresses = [(address, endpoint.port), *map(tuple, reply["places"])]
+    return {0: root, **_connect_to_peers(endpoint, listener, addresses, own.derive(reply["token"]))}
 
-    If rank 0 ends before all ranks have arrived, it may be restarted, so report again until the time limit.
+
+def retry(endpoint: Endpoint, own: LocalProcess, report: Callable[[str], T]) -> T:
+    """Call ``report`` with the IP address of rank 0 until it succeeds, and return its result.
+
+    If rank 0 ends before all ranks have arrived, it may be restarted, so this function tries until the time limit.
+
+    Raises:
+        UserError: Rank 0 does not answer within the time limit, or refuses this process.
     """
-    deadline = _Deadline(own.rank, endpoint.seconds)
+    deadline, first = _Deadline(own, endpoint.seconds), f"{own.kind} 0"
     while True:
         try:
-            address = socket.gethostbyname(
-                endpoint.host
-            )  # The name may be resolvable only after its machine has started.
-            root, listener, reply = _report_to_rank0(endpoint, address, own)
-            break
+            # The name may be resolvable only after its machine has started.
+            return report(socket.gethostbyname(endpoint.host))
         except RefusedError as error:
             # The secret of the other process is unknown, so name both possible causes.
             difference = "is set to another value there, or not" if own.secret else "is not set here"
             raise UserError(
-                f"rank 0 at {endpoint} refused this process, rank {own.rank} on {socket.gethostname()}",
+                f"{first} at {endpoint} refused this process, {own} on {socket.gethostname()}",
                 f"{error}: {SECRET_ENV} {difference}",
                 f"set the same {SECRET_ENV} for all processes of the job, and a different {PORT_ENV} for each job "
                 "on one host",
@@ -274,20 +291,14 @@ def _run_other(endpoint: Endpoint, own: LocalProcess) -> Peers:
             why = f"{endpoint.host}: {(isinstance(error, OSError) and error.strerror) or error}"
         if deadline.is_over(why):
             raise UserError(
-                f"rank 0 did not answer at {endpoint} ({ADDRESS_ENV}, {PORT_ENV}) within {endpoint.seconds:g} s",
+                f"{first} did not answer at {endpoint} ({ADDRESS_ENV}, {PORT_ENV}) within {endpoint.seconds:g} s",
                 why,
-                f"check the output of rank 0, that {ADDRESS_ENV} is the address of its host, "
+                f"check the output of {first}, that {ADDRESS_ENV} is the address of its host, "
                 f"and that the network allows TCP; "
                 f"{SECONDS_ENV} sets the time limit",
                 code=ExitCode.PEER_GONE,
             )
         time.sleep(POLL_SECONDS)
-    if reply["error"] is not None:
-        # PEER_GONE: a process did not arrive, and rank 0 raises the same error.
-        raise UserError(*reply["error"], on_all_ranks=reply["code"] == ExitCode.PEER_GONE, code=reply["code"])
-    group = replace(own, secret=hmac.digest(own.secret, reply["token"].encode(), DIGEST))
-    addresses = [(address, endpoint.port), *map(tuple, reply["places"])]
-    return {0: root, **_connect_to_peers(endpoint, listener, addresses, group)}
 
 
 def _report_to_rank0(
@@ -319,7 +330,7 @@ def _connect_to_peers(
 ) -> Peers:
     """Connect to the lower ranks except rank 0, and accept the connections of the higher ranks."""
     peers, above, rank = Peers(), range(own.rank + 1, own.size), 0
-    deadline = _Deadline(own.rank, endpoint.seconds)
+    deadline = _Deadline(own, endpoint.seconds)
     try:
         for rank in range(1, own.rank):
             host, port = addresses[rank]
@@ -381,7 +392,7 @@ def _is_open(caller: AuthenticatedCaller) -> bool:
 class _Deadline:
     """Time limit of a waiting rank. It starts when the object is created."""
 
-    rank: int
+    own: LocalProcess
     seconds: float
     _has_printed: bool = False
     _start: float = field(default_factory=time.monotonic)
@@ -391,5 +402,5 @@ class _Deadline:
         waited = time.monotonic() - self._start
         if waited >= NOTE_SECONDS and not self._has_printed:
             self._has_printed = True
-            print(f"[rank {self.rank}] waiting, {self.seconds:g} s at most: {why}", file=sys.stderr, flush=True)
+            print(f"[{self.own}] waiting, {self.seconds:g} s at most: {why}", file=sys.stderr, flush=True)
         return waited >= self.seconds

@@ -167,6 +167,26 @@ class Cluster:
         """
         return handle
 
+    def pause(self, seconds: float) -> None:
+        """Wait before the next poll of the ranks."""
+        time.sleep(seconds)
+
+    def has_changed(self) -> bool:
+        """Return whether a node has left or returned since ``allocate``, so that the ranks need other slots."""
+        return False
+
+    def seconds_for_return(self) -> float:
+        """Return the number of seconds during which a lost node may still return, or 0."""
+        return 0.0
+
+    def shortage(self, processes: str, slots: int) -> UserError:
+        """Return the error for the case that there are not enough slots for ``processes`` after the time limit."""
+        return UserError(
+            f"the {self.name} cluster has no slots for {processes}",
+            f"all its nodes together have slots for {slots}",
+            f"give a lower --processes, or add nodes; {SECONDS_ENV} sets the time limit",
+        )
+
     def release(self) -> None:
         """Kill all ranks, and free their slots."""
         for process in self._processes:
@@ -266,10 +286,10 @@ class ElasticDriver:
             while True:
                 while group.calls:
                     self._watch(group)
-                    time.sleep(self.cluster.poll_seconds)
+                    self.cluster.pause(self.cluster.poll_seconds)
                 if self._is_done(group):
                     return
-                if None in group.exit_codes.values():
+                if None in group.exit_codes.values() or self.cluster.has_changed():
                     self.cluster.release()
                     group = self._start(1)
                 else:  # No node was lost, so restart in the same slots, which saves time.
@@ -280,25 +300,26 @@ class ElasticDriver:
     def _start(self, min_processes: int) -> _WorkerGroup:
         """Start as many ranks as the cluster has slots for, but at most ``processes`` and at least ``min_processes``.
 
-        Wait for free slots if necessary. Raise ``UserError`` if there are too few slots after the time limit.
+        Wait for lost nodes that may return, and for free slots if necessary. Raise ``UserError`` if there are too few
+        slots after the time limit.
         """
         seconds = read_time_limit(os.environ)
-        deadline, want = 0.0, pluralize(min_processes, "process", "processes")
+        deadline = 0.0
         while True:
             slots = self.cluster.free_slots()
-            for processes in range(min(self.processes, slots), min_processes - 1, -1):
+            seconds_for_return = self.cluster.seconds_for_return()
+            minimum = self.processes if seconds_for_return else min_processes
+            for processes in range(min(self.processes, slots), minimum - 1, -1):
                 if places := self.cluster.allocate(processes):
                     return self._start_workers(_WorkerGroup(places))
                 self._check_stop()
+            want = pluralize(minimum, "process", "processes")
+            shortage = self.cluster.shortage(want, slots)
             if not deadline:
                 deadline = time.monotonic() + seconds
-                self._log(f"waiting up to {seconds:g} s for {want}; the whole cluster has slots for {slots}")
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"the {self.cluster.name} cluster has no slots for {want}",
-                    f"all its nodes together have slots for {slots}",
-                    f"give a lower --processes, or add nodes; {SECONDS_ENV} sets the time limit",
-                )
+                self._log(f"waiting up to {seconds_for_return or seconds:.0f} s for {want}: {shortage.why}")
+            if time.monotonic() > deadline and not seconds_for_return:
+                raise shortage
             self._sleep(self.cluster.poll_seconds)
 
     def _start_workers(self, group: _WorkerGroup) -> _WorkerGroup:
@@ -333,7 +354,7 @@ class ElasticDriver:
         end = time.monotonic() + seconds
         self._check_stop()
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, self.cluster.poll_seconds))
+            self.cluster.pause(min(left, self.cluster.poll_seconds))
             self._check_stop()
 
     def _watch(self, group: _WorkerGroup) -> None:
@@ -368,22 +389,28 @@ class ElasticDriver:
             group.is_hung, group.kill_at = True, min(group.kill_at, now)
         if self.control.requested_action is StepAction.STOP and not group.is_stop_requested:
             self._request_stop(group)
+        if group.kill_at == math.inf and self.cluster.has_changed():
+            self._log("a node has returned, so all ranks save and restart")
+            self._stop(group)
         if now > group.kill_at:
             self._kill(group)
 
     def _print_line(self, rank: int, stream: str, line: str) -> None:
-        _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
+        print_line(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
         path = Path(line.strip())  # At the end of training, rank 0 prints the path of the checkpoint.
         if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
             self.checkpoint = path
 
     def _log(self, text: str) -> None:
         # The text may come from another host, so its control characters are escaped.
-        _print(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
+        print_line(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
     def _request_stop(self, group: _WorkerGroup) -> None:
         """Ask all ranks to save their state and stop."""
         group.is_stop_requested, group.had_failed = True, group.kill_at < math.inf
+        self._stop(group)
+
+    def _stop(self, group: _WorkerGroup) -> None:
         group.kill_at = min(group.kill_at, time.monotonic() + self.grace)
         for rank in group.calls:
             self.cluster.call(rank, "stop")
@@ -445,6 +472,7 @@ class ElasticDriver:
         return False
 
 
-def _print(line: str, stream: str) -> None:
+def print_line(line: str, stream: str) -> None:
+    """Print a line to ``stdout`` or ``stderr``."""
     with contextlib.suppress(OSError, ValueError):  # The stream may be closed.
         print(line, file=getattr(sys, stream), flush=True)

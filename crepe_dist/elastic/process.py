@@ -25,6 +25,7 @@ SAME_VERSIONS_HINT = "install the same crepe_dist, Python and Ray in the environ
 # process may keep the pipe open forever.
 DRAIN_SECONDS = 1.0
 LINE_BYTES = 8 * 1024  # Maximum number of bytes of a line. A longer line is split into pieces of this size.
+MAX_LINES = 256  # Maximum number of lines that one poll returns.
 
 Line = tuple[str, str]  # Name of the stream (stdout or stderr), and a line that the process wrote to it.
 
@@ -86,10 +87,10 @@ class WorkerProcess:
             self._readers.append(reader)
 
     def poll(self) -> tuple[list[Line], int | None, bool]:
-        """Return the lines printed since the last call, the exit code, and whether the process is suspended.
+        """Return the oldest lines that were not returned yet, the exit code, and whether the process is suspended.
 
-        The exit code is ``None`` while the process runs. A process that a debugger has stopped is not considered
-        suspended.
+        The exit code is ``None`` while the process runs, and until all lines have been returned. A process that a
+        debugger has stopped is not considered suspended.
         """
         code: int | None = ExitCode.ERROR
         if self._process is not None and (code := self._process.poll()) is not None:
@@ -99,7 +100,8 @@ class WorkerProcess:
                 reader.join(DRAIN_SECONDS)
         state = process_state(self._process.pid) if self._process is not None and code is None else None
         is_suspended = state is not None and state[0] == b"T"
-        return [self._lines.get() for _ in range(self._lines.qsize())], code, is_suspended
+        lines = [self._lines.get() for _ in range(min(self._lines.qsize(), MAX_LINES))]
+        return lines, None if self._lines.qsize() else code, is_suspended
 
     def stop(self) -> None:
         """Ask the process to save its state and stop."""

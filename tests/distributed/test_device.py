@@ -7,7 +7,7 @@ import pytest
 from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 
 
 class FirstOfTwo(ProcessGroup):
@@ -52,6 +52,7 @@ def test_without_gpu(monkeypatch):
         device.select_device("gpu", refuse(), FirstOfTwo())
     assert "[only on rank 0 (host " in raised.value.what
     assert "doctor on these hosts" in raised.value.remedy
+    assert raised.value.code == ExitCode.FAILURE
 
 
 @pytest.mark.parametrize(

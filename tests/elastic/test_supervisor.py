@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.distributed.job_end import explain_horovodrun_exit
-from tests import conftest
 from tests.chaos import harness
 from tests.helpers.programs import program
 
@@ -160,13 +159,6 @@ def test_a_command_of_another_launcher_is_not_taken_for_the_place(run, tmp_path,
     environment.update(HOROVOD_RANK="17", HOROVOD_SIZE="20", OMPI_COMM_WORLD_RANK="3", HOROVOD_CYCLE_TIME="7")
     assert run("note_launcher_variables")[0] == 0
     assert (tmp_path / "seen-0").read_text() == "['HOROVOD_CYCLE_TIME']"
-
-
-def test_one_supervisor_per_place_of_a_job_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    printed = conftest.run(conftest.command("supervise", "-np", 2, "--data", tmp_path), tmp_path, code=1)
-    assert "RANK and WORLD_SIZE are set: this is process 1 of 2" in printed
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def fail() -> None:
     sys.exit(70)
 
 
+def mistake() -> None:
+    sys.exit(1)
+
+
 def suspend_once() -> None:
     if START == 0:
         suspend()

@@ -1,0 +1,447 @@
+"""Supervisors of several nodes that run the ranks of one job. A launcher starts one supervisor on each node.
+
+The supervisor of node 0 runs the elastic driver, and listens at ``MASTER_ADDR`` and ``MASTER_PORT``. The supervisors of
+the other nodes connect to it, and start, poll, stop and kill the ranks of their nodes on request. Every request and
+answer is authenticated with ``CREPE_DIST_SECRET`` (``handshake.py``). A request contains no command line: each
+supervisor starts the command that its own user gave.
+
+If the connection of a node is lost, the driver restarts the ranks without this node, unless the node connects again in
+time. A supervisor that has lost node 0 stops its ranks, and connects again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from crepe_dist.distributed import handshake
+from crepe_dist.distributed.handshake import (
+    SECRET_ENV,
+    AuthenticatedCaller,
+    CallerListener,
+    Channel,
+    LocalProcess,
+    Schema,
+    UnknownPeerError,
+)
+from crepe_dist.distributed.launch import NUM_THREADS_ENV
+from crepe_dist.distributed.rendezvous import (
+    ADDRESS_ENV,
+    PORT_ENV,
+    REQUEST_SECONDS,
+    SECONDS_ENV,
+    VERDICT_SCHEMA,
+    Endpoint,
+    listen_as_rank0,
+    retry,
+    warn_without_secret,
+)
+from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction, StopRequested
+from crepe_dist.distributed.tcp_group import SOCKET_OPTIONS
+from crepe_dist.elastic.driver import (
+    KILL_SECONDS,
+    MAX_PROCESSES,
+    Cluster,
+    ElasticDriver,
+    NodeLostError,
+    Slot,
+    print_line,
+)
+from crepe_dist.elastic.process import LINE_BYTES, MAX_LINES, WorkerProcess
+from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.version import __version__
+
+POLL_SECONDS = 0.2  # Time limit of one poll for requests, after which a supervisor looks for signals.
+# Variables that node 0 sets for the ranks of other nodes.
+VARIABLES = {"RANK", "WORLD_SIZE", ADDRESS_ENV, PORT_ENV, SECRET_ENV, SUPERVISION_ID_ENV, NUM_THREADS_ENV}
+START, POLL, STOP, KILL, END = "start", "poll", "stop", "kill", "end"
+# Maximum size of an answer. A byte of a line may need six bytes in JSON.
+MAX_ANSWER_BYTES = MAX_LINES * (6 * LINE_BYTES + 100) + 1000
+
+_is_count = handshake.int_check(0, 1 << 62)
+_is_line = handshake.string_check(LINE_BYTES)
+
+
+def _are_variables(value: Any) -> bool:
+    is_text = handshake.string_check(255)
+    return isinstance(value, dict) and value.keys() <= VARIABLES and all(map(is_text, value.values()))
+
+
+def _are_lines(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and pair[0] in ("stdout", "stderr") and _is_line(pair[1])
+        for pair in value
+    )
+
+
+HELLO_SCHEMA: Schema = {
+    "host": handshake.string_check(255),
+    "processes": handshake.int_check(1, MAX_PROCESSES),
+}
+# A request of node 0. The rank counts the ranks of the node. END has an exit code in the place of the rank.
+REQUEST_SCHEMA: Schema = {
+    "method": lambda value: value in (START, POLL, STOP, KILL, END),
+    "rank": _is_count,
+    "number": _is_count,
+    "variables": _are_variables,
+}
+# The answer to POLL: the result of ``WorkerProcess.poll``, and whether the supervisor will disconnect after it.
+ANSWER_SCHEMA: Schema = {
+    "number": _is_count,
+    "lines": _are_lines,
+    "code": lambda value: value is None or handshake.int_check(-255, 255)(value),
+    "is_suspended": lambda value: isinstance(value, bool),
+    "is_leaving": lambda value: isinstance(value, bool),
+}
+
+
+class _Node:
+    """Connection of node 0 to the supervisor of another node.
+
+    Attributes:
+        host: Host name of the node.
+        is_gone: True if the supervisor has disconnected, does not answer, or was asked to stop.
+        heard_at: Time of the last answer.
+        answers: Results of ``WorkerProcess.poll`` that have arrived, by the number of the request.
+        pending: Numbers of the requests that have not been answered.
+    """
+
+    def __init__(self, caller: AuthenticatedCaller) -> None:
+        self.host: str = caller.message["host"]
+        self.is_gone = False
+        self.heard_at = time.monotonic()
+        self.answers: dict[int, tuple[list[Any], int | None, bool]] = {}
+        self.pending: set[int] = set()
+        self._number = 0
+        self._channel = caller.channel
+        self._receiving = self._channel.receive(ANSWER_SCHEMA, MAX_ANSWER_BYTES)
+
+    def request(self, method: str, rank: int, variables: Mapping[str, str] | None = None) -> int:
+        """Send a request, and return its number."""
+        self._number += 1
+        if method == POLL:
+            self.pending.add(self._number)
+        self._channel.send({"method": method, "rank": rank, "number": self._number, "variables": variables or {}})
+        return self._number
+
+    def receive(self) -> None:
+        """Receive the answers that have arrived."""
+        while not self.is_gone:
+            try:
+                next(self._receiving)
+                return
+            except StopIteration as end:
+                answer = end.value
+            except (OSError, ValueError):
+                self.close()
+                return
+            self.heard_at = time.monotonic()
+            self._receiving = self._channel.receive(ANSWER_SCHEMA, MAX_ANSWER_BYTES)
+            if answer["number"] in self.pending:
+                self.pending.remove(answer["number"])
+                self.answers[answer["number"]] = answer["lines"], answer["code"], answer["is_suspended"]
+            self.is_gone = answer["is_leaving"]
+
+    def close(self) -> None:
+        self.is_gone = True
+        self._channel.peer.close()
+
+
+class _Poll(NamedTuple):
+    """Pending call of ``WorkerProcess.poll`` on another node."""
+
+    node: _Node
+    number: int
+
+
+class NodeCluster(Cluster):
+    """Nodes of a job: this node, which is node 0, and the nodes whose supervisors have connected.
+
+    Args:
+        endpoint: Address at which the other supervisors connect.
+        own: This supervisor.
+        processes: Number of ranks of each node.
+        seconds: Time limit in seconds for the return of a lost node.
+    """
+
+    poll_seconds = POLL_SECONDS
+
+    def __init__(self, endpoint: Endpoint, own: LocalProcess, processes: int, seconds: float) -> None:
+        super().__init__()
+        self._endpoint, self._own, self._num_processes, self._seconds = endpoint, own, processes, seconds
+        self._nodes: dict[int, _Node] = {}
+        self._lost_at: dict[int, float] = {}
+        self._allocated: list[_Node] = []
+        self._listener = CallerListener(listen_as_rank0(endpoint, own), own, range(1, own.size), HELLO_SCHEMA)
+        self._callers = iter(self._listener)
+
+    def pause(self, seconds: float) -> None:
+        """Accept connections and answers of the other nodes, at least for the given time."""
+        end = time.monotonic() + seconds
+        for caller in self._callers:
+            if caller is not None:
+                self._admit(caller)
+            elif time.monotonic() >= end:
+                break
+        for rank, node in list(self._nodes.items()):
+            node.receive()
+            if node.is_gone:
+                del self._nodes[rank]
+                self._lost_at[rank] = time.monotonic()
+
+    def _admit(self, caller: AuthenticatedCaller) -> None:
+        """Admit the supervisor of another node, or send it an error."""
+        rank, processes = caller.rank, caller.message["processes"]
+        lines, code = None, ExitCode.ERROR
+        if caller.size != self._own.size:
+            lines = (
+                f"node 0 is one of {self._own.size} nodes, node {rank} one of {caller.size}",
+                "",
+                "pass the same --nnodes on all nodes",
+            )
+        elif processes != self._num_processes:
+            lines = (
+                f"node 0 has {self._num_processes} processes, node {rank} has {processes}",
+                "",
+                "pass the same -np on all nodes",
+            )
+        elif rank in self._nodes:  # The connection of the lost supervisor may still be open.
+            lines, code = (f"node 0 still has a connection to node {rank}", "", ""), ExitCode.PEER_GONE
+        caller.channel.send({"error": lines, "code": int(code) * (lines is not None)})
+        if lines:
+            caller.channel.peer.close()
+            return
+        for option in SOCKET_OPTIONS:
+            caller.channel.peer.setsockopt(*option)
+        if not self._lost_at.pop(rank, 0.0):
+            warn_without_secret(self._own, [caller.host])
+        self._nodes[rank] = _Node(caller)
+
+    def free_slots(self) -> int:
+        return self._num_processes * (1 + len(self._nodes))
+
+    def allocate(self, processes: int) -> list[Slot]:
+        self._allocated = [node for _, node in sorted(self._nodes.items())]
+        super().allocate(self._num_processes)
+        hosts = [self._endpoint.host, *(node.host for node in self._allocated)]
+        return [Slot(host, None) for host in hosts for _ in range(self._num_processes)]
+
+    def has_changed(self) -> bool:
+        return self._allocated != [node for _, node in sorted(self._nodes.items())]
+
+    def seconds_for_return(self) -> float:
+        last = max(self._lost_at.values(), default=-math.inf)
+        return max(0.0, last + self._seconds - time.monotonic())
+
+    def shortage(self, processes: str, slots: int) -> UserError:
+        missing = [str(rank) for rank in range(1, self._own.size) if rank not in self._nodes]
+        refused = self._listener.refused_host
+        return UserError(
+            f"{len(missing)} of {self._own.size} nodes did not connect in time",
+            f"node {', '.join(missing)} did not connect to node 0 at {self._endpoint}"
+            + f"; a process on {refused} has a different {SECRET_ENV} and was refused" * bool(refused),
+            f"check the output of their supervisors, and set the same {SECRET_ENV}; {SECONDS_ENV} sets the time limit",
+            code=ExitCode.PEER_GONE,
+        )
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        place, rank = divmod(rank, self._num_processes)
+        if place == 0:
+            if method == START:
+                command, folder, variables, version = arguments
+                arguments = command, folder, derive_secret(variables, self._own), version
+            return super().call(rank, method, *arguments)
+        node = self._allocated[place - 1]
+        return _Poll(node, node.request(method, rank, arguments[2] if method == START else None))
+
+    def get_result(self, handle: Any) -> Any:
+        if not isinstance(handle, _Poll):
+            return handle
+        answer = handle.node.answers.pop(handle.number, None)
+        if answer is None and handle.node.is_gone:
+            raise NodeLostError
+        return answer
+
+    def release(self) -> None:
+        for node in self._allocated:
+            if node.pending and time.monotonic() - node.heard_at > KILL_SECONDS:
+                node.close()  # The supervisor is suspended. If it is resumed, it stops its ranks and connects again.
+                continue
+            node.pending.clear()
+            for rank in range(self._num_processes):
+                node.request(KILL, rank)
+        self._allocated = []
+        super().release()
+
+    def end(self, code: int) -> None:
+        """Ask the other supervisors to end with an exit code."""
+        for node in self._nodes.values():
+            node.request(END, code)
+
+
+def derive_secret(variables: Mapping[str, str], own: LocalProcess) -> dict[str, str]:
+    """Derive the secret of the ranks from the secret of the supervisors, which never passes the network."""
+    return {**variables, SECRET_ENV: own.derive(variables.get(SECRET_ENV, "")).secret.hex()}
+
+
+def run_on_nodes(driver_of: Callable[[Cluster], ElasticDriver], cluster: NodeCluster) -> None:
+    """Run the driver on node 0. At its end, ask the supervisors of the other nodes to end with the same exit code."""
+    code: int = ExitCode.DONE
+    try:
+        driver_of(cluster).run()
+    except (UserError, StopRequested) as error:
+        code = error.code
+        raise
+    finally:
+        cluster.end(code)
+
+
+class NodeSupervisor:
+    """Supervisor of a node other than node 0.
+
+    Args:
+        endpoint: Address of node 0.
+        own: This supervisor.
+        processes: Number of ranks of this node.
+        arguments: Command-line arguments of Python, for each rank.
+        control: Signal handler that receives requests to stop.
+        grace: Seconds between the request to stop and the kill of a rank that has not exited.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        own: LocalProcess,
+        processes: int,
+        arguments: Sequence[str],
+        control: SignalHandler,
+        grace: float,
+    ) -> None:
+        self._endpoint, self._own, self._arguments, self._control = endpoint, own, arguments, control
+        self._grace = grace
+        self._ranks = [WorkerProcess() for _ in range(processes)]
+        self._running: set[int] = set()  # Ranks whose exit codes have not been reported.
+
+    def run(self) -> None:
+        """Serve node 0 until the job ends, and connect again after a lost connection.
+
+        Raises:
+            UserError: Node 0 does not answer, or the job has failed.
+            StopRequested: This supervisor or the supervisor of node 0 was asked to stop.
+        """
+        try:
+            while True:
+                channel = retry(self._endpoint, self._own, self._join)
+                self._log(f"connected to node 0 at {self._endpoint}")
+                with channel.peer, self._control.defer():
+                    code = self._serve(channel)
+                if code is not None:
+                    break
+                self._log("node 0 does not answer; its ranks are stopped here, and this node connects again")
+                with self._control.defer():
+                    self._stop_ranks()
+        finally:
+            for process in self._ranks:
+                process.kill()
+        if code == ExitCode.STOPPED or code == ExitCode.INTERRUPTED:
+            raise StopRequested("node 0 was asked to stop", code)
+        if code:
+            raise UserError(f"node 0 has ended the job with exit code {code}", remedy="see its output", code=code)
+
+    def _join(self, address: str) -> Channel:
+        """Connect to node 0. Raise ``UnknownPeerError`` if this node must try again."""
+        peer = socket.create_connection((address, self._endpoint.port), REQUEST_SECONDS)
+        try:
+            channel = handshake.run_with_timeout(REQUEST_SECONDS, peer, handshake.greet(peer, self._own, 0))
+            channel.send({"host": socket.gethostname(), "processes": len(self._ranks)})
+            verdict = handshake.run_with_timeout(REQUEST_SECONDS, peer, channel.receive(VERDICT_SCHEMA))
+            if verdict["error"] and verdict["code"] == ExitCode.PEER_GONE:
+                raise UnknownPeerError(verdict["error"][0])
+            if verdict["error"]:
+                raise UserError(*verdict["error"], code=verdict["code"])
+            for option in SOCKET_OPTIONS:
+                peer.setsockopt(*option)
+        except BaseException:
+            peer.close()
+            raise
+        return channel
+
+    def _serve(self, channel: Channel) -> int | None:
+        """Serve the requests of node 0. Return the exit code of the job, or ``None`` if the connection is lost."""
+        requests = channel.receive(REQUEST_SCHEMA)
+        kill_at = math.inf
+        while True:
+            try:
+                request = handshake.run_with_timeout(POLL_SECONDS, channel.peer, requests)
+                requests = channel.receive(REQUEST_SCHEMA)
+            except TimeoutError:
+                request = None
+            except (OSError, ValueError):
+                return None
+            if request is not None:
+                if request["method"] == END:
+                    return int(request["rank"])
+                if request["rank"] >= len(self._ranks):
+                    return None
+                self._do(request, channel, is_leaving=kill_at < math.inf)
+            now = time.monotonic()
+            if self._control.requested_action is StepAction.STOP:
+                if kill_at == math.inf:
+                    kill_at = now + self._grace
+                    for process in self._ranks:
+                        process.stop()
+                if now > kill_at:
+                    for process in self._ranks:
+                        process.kill()
+                if not self._running or now > kill_at + KILL_SECONDS:
+                    raise self._control.stop_exception()
+
+    def _do(self, request: dict[str, Any], channel: Channel, *, is_leaving: bool) -> None:
+        """Carry out a request of node 0 for a rank."""
+        rank, method = request["rank"], request["method"]
+        process = self._ranks[rank]
+        if method == START:
+            variables = derive_secret(request["variables"], self._own)
+            process.start(self._arguments, os.getcwd(), variables, __version__)
+            self._running.add(rank)
+        elif method == STOP:
+            process.stop()
+        elif method == KILL:
+            process.kill()
+        else:
+            lines, code, is_suspended = process.poll()
+            if code is not None:
+                self._running.discard(rank)
+            channel.send(
+                {
+                    "number": request["number"],
+                    "lines": lines,
+                    "code": code,
+                    "is_suspended": is_suspended,
+                    "is_leaving": is_leaving and not self._running,
+                }
+            )
+
+    def _stop_ranks(self) -> None:
+        """Ask the ranks to stop, kill them after the grace, and print their output."""
+        for rank in self._running:
+            self._ranks[rank].stop()
+        kill_at = time.monotonic() + self._grace
+        while self._running:
+            for rank in list(self._running):
+                lines, code, _ = self._ranks[rank].poll()
+                for stream, line in lines:
+                    print_line(line, stream)
+                if code is not None:
+                    self._running.discard(rank)
+                elif time.monotonic() > kill_at:
+                    self._ranks[rank].kill()
+            time.sleep(POLL_SECONDS)
+
+    def _log(self, text: str) -> None:
+        print(f"[{self._own}] {text}", file=sys.stderr, flush=True)
