@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 import unicodedata
 from typing import Any, TypeVar, Union
 
@@ -64,6 +65,11 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min" if hours < 10 and minutes else f"{round(hours + minutes / 60)} h"
     return f"{round(hours / 24)} days"
+
+
+def timestamp(seconds_ago: float = 0.0) -> str:
+    """Format the local date and time, now or some seconds ago, for lines of a log."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - seconds_ago))
 
 
 def pluralize(count: Number, one: str, many: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import platform
 from pathlib import Path
@@ -47,6 +48,11 @@ def processor() -> str:
 def boot_id() -> str:
     """Return the random id that Linux generates at boot. It is the same in all containers on a machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+
+
+def resident_memory() -> int:
+    """Return the memory of this process that is in RAM, in bytes. It includes memory shared with other processes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def memory() -> int:

@@ -27,7 +27,7 @@ class ChunkedProcessGroup(ProcessGroup):
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         """Run one all-to-all of at most ``MAX_BYTES`` bytes. Each rank sends at least one byte to itself."""
 
-    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+    def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         self._messages.start_collective(name)
         chunk_size, own = MAX_BYTES // self.size, self.rank
         # The message of this rank to itself is not sent, but copied at the end.

@@ -56,7 +56,7 @@ class TcpProcessGroup(ProcessGroup):
         }
         super().__init__(rank, len(peers) + 1)
 
-    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+    def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         checker = self._messages
         checker.start_collective(name)
         ring = [(self.rank + distance) % self.size for distance in range(1, self.size)]
@@ -109,10 +109,12 @@ class TcpProcessGroup(ProcessGroup):
 
     def _receive(self, peer: int, buffer: memoryview) -> None:
         """Fill a buffer with data from a peer."""
+        self.late_rank = peer
         try:
             length = self._readers[peer].readinto(buffer)
         except OSError as error:
             raise PeerLostError(f"rank {peer}: {error.strerror or error}") from error
+        self.late_rank = None
         if length < len(buffer):
             raise PeerLostError(f"rank {peer} closed its connection")
 

@@ -23,6 +23,7 @@ from typing import IO, Any
 from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.formatting import timestamp
 
 POLL_SECONDS = 1.0  # Seconds between two polls.
 # If a poll is delayed by more than this number of seconds, this process was suspended, or the host is overloaded.
@@ -30,6 +31,12 @@ SUSPENDED_SECONDS = 5.0
 DUMP_SECONDS = 1.0  # Seconds that the other processes of this host have to write their stacks.
 STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.
 MAX_SHOWN_ROWS = 64  # Maximum number of data rows that the position of a process lists.
+# Causes of a hang, by the state of a process in /proc.
+STATE_CAUSES = {
+    b"T": "is suspended (SIGSTOP)",
+    b"t": "is stopped by a debugger",
+    b"D": "waits for a disk, a network file system or a driver",
+}
 
 
 class Watchdog:
@@ -42,6 +49,7 @@ class Watchdog:
 
     Attributes:
         position_source: Function that returns step, epoch, documents and rows. The watchdog calls it in its own thread.
+        late_rank: Function that returns the rank whose message this process waits for, or ``None``.
     """
 
     def __init__(self, signal_handler: SignalHandler, limit: float, rank: int) -> None:
@@ -50,8 +58,10 @@ class Watchdog:
         self._rank = rank
         self._phase = "start"
         self.position_source: Callable[[], dict[str, Any]] = dict
+        self.late_rank: Callable[[], int | None] = lambda: None
         self._since = time.monotonic()
-        self._peers: list[tuple[int, int]] = []
+        self._processes: list[dict[str, Any]] = []  # ``identity`` of every rank.
+        self._peers: dict[int, tuple[int, int]] = {}  # Process id and start time of the other ranks of this host.
         self._stacks: IO[str] | None = None
         self._ended = threading.Event()
         self._ending = False
@@ -96,11 +106,12 @@ class Watchdog:
         self._stacks.write(f"{json.dumps({'rank': self._rank, **identity, 'started': time.time()})}\n")
         self._stacks.flush()
         faulthandler.register(STACK_DUMP_SIGNAL, self._stacks)
-        self._peers = [
-            (process["pid"], process["start"])
-            for process in processes
+        self._processes = processes
+        self._peers = {
+            rank: (process["pid"], process["start"])
+            for rank, process in enumerate(processes)
             if process["host"] == identity["host"] and process["pid"] != identity["pid"]
-        ]
+        }
 
     def identity(self) -> dict[str, Any]:
         """Return the host, the process id and the start time of this process."""
@@ -124,7 +135,7 @@ class Watchdog:
         last_poll = peers_last_running = time.monotonic()
         while True:
             now = time.monotonic()
-            if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):
+            if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers.values()):
                 peers_last_running = now
             if now - last_poll > POLL_SECONDS + SUSPENDED_SECONDS:
                 # This process was suspended, so the time since the last poll does not count.
@@ -155,9 +166,10 @@ class Watchdog:
         try:
             position, stream = self.position(), self._stacks or sys.stderr
             step = f" at step {position['step']}" if "step" in position else ""
+            # The cause is found before the peers are resumed.
             error = UserError(
-                f"no progress for {seconds:.0f} s{step} ({position['phase']})",
-                "a process is suspended, a host or network is lost, or the ranks wait for different collectives",
+                f"no progress for {seconds:.0f} s{step} ({position['phase']}), since {timestamp(seconds)}",
+                self._cause(),
                 f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; "
                 f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
             )
@@ -172,8 +184,23 @@ class Watchdog:
         finally:
             os._exit(ExitCode.HUNG)
 
+    def _cause(self) -> str:
+        """Describe why there is no progress. If possible, name the rank that hangs, its host and its process."""
+        causes = [
+            f"{self._describe(rank)} {STATE_CAUSES[state[0]]}"
+            for rank, (pid, start) in self._peers.items()
+            if (state := process_state(pid)) is not None and state[1] == start and state[0] in STATE_CAUSES
+        ]
+        if not causes and (late_rank := self.late_rank()) is not None and late_rank < len(self._processes):
+            causes = [f"this rank waits for a message from {self._describe(late_rank)}"]
+        unknown = "a process is suspended, a host or network is lost, or the ranks wait for different collectives"
+        return "; ".join(causes) or unknown
+
+    def _describe(self, rank: int) -> str:
+        return f"rank {rank} on {self._processes[rank]['host']} (pid {self._processes[rank]['pid']})"
+
     def _signal_peers(self, number: signal.Signals) -> None:
-        for pid, start in self._peers:
+        for pid, start in self._peers.values():
             if process_start_time(pid) == start:
                 with suppress(OSError):
                     os.kill(pid, number)

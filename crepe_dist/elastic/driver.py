@@ -22,7 +22,7 @@ from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, SECONDS_ENV
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
 from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
-from crepe_dist.formatting import describe_exit_code, pluralize
+from crepe_dist.formatting import describe_exit_code, pluralize, timestamp
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
@@ -101,7 +101,7 @@ def describe_exit(code: int | None, hang: bool) -> str:
 
     Args:
         code: Exit code; see ``classify_exit``.
-        hang: True if the driver may have killed the worker because it hung.
+        hang: True if the driver or a watchdog may have killed the worker, to end a hang.
     """
     if code is None:
         return "was lost with its node"
@@ -206,7 +206,7 @@ class _WorkerGroup:
         is_stop_requested: True if all ranks were asked to stop.
         had_failed: True if a rank had failed or stopped before all ranks were asked to stop.
         kill_at: Time when the remaining ranks are killed.
-        is_killed: True if the remaining ranks were killed.
+        killed: Ranks that were still running when the remaining ranks were killed.
         is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
         silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks that
             have never answered are omitted.
@@ -220,7 +220,7 @@ class _WorkerGroup:
     is_stop_requested: bool = False
     had_failed: bool = False
     kill_at: float = math.inf
-    is_killed: bool = False
+    killed: set[int] = field(default_factory=set)
     is_hung: bool = False
     silent_seconds: dict[int, float] = field(default_factory=dict)
     started_at: float = field(default_factory=time.monotonic)
@@ -228,7 +228,9 @@ class _WorkerGroup:
 
     def describe_end(self, rank: int) -> str:
         """Return a sentence that describes the exit of a rank."""
-        return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
+        # A watchdog that reports a hang kills the other ranks of its host before it exits.
+        hang = rank in self.killed or ExitCode.HUNG in self.exit_codes.values()
+        return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang)}"
 
 
 def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
@@ -287,6 +289,7 @@ class ElasticDriver:
                 while group.calls:
                     self._watch(group)
                     self.cluster.pause(self.cluster.poll_seconds)
+                self._log_kills(group)
                 if self._is_done(group):
                     return
                 if None in group.exit_codes.values() or self.cluster.has_changed():
@@ -403,7 +406,7 @@ class ElasticDriver:
 
     def _log(self, text: str) -> None:
         # The text may come from another host, so its control characters are escaped.
-        print_line(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
+        print_line(f"{timestamp()} {self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
     def _request_stop(self, group: _WorkerGroup) -> None:
         """Ask all ranks to save their state and stop."""
@@ -418,11 +421,12 @@ class ElasticDriver:
     def _kill(self, group: _WorkerGroup) -> None:
         """Kill the remaining ranks. If they were already killed and have still not exited, record them as lost."""
         for rank in list(group.calls):
-            if group.is_killed:
+            if group.killed:
                 self._record_exit(group, rank, None)
             else:
                 self.cluster.call(rank, "kill")
-        group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
+        group.killed.update(group.calls)
+        group.kill_at = time.monotonic() + KILL_SECONDS
 
     def _record_exit(self, group: _WorkerGroup, rank: int, code: int | None) -> None:
         """Record the exit of a rank. After a failure, limit the time that the other ranks have to exit."""
@@ -436,8 +440,17 @@ class ElasticDriver:
             seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
         # A mistake of the user makes all ranks fail in the same way, so it is printed only once, at the end.
-        if classify_exit(code) not in (ExitKind.DONE, ExitKind.MISTAKE):
+        if classify_exit(code) not in (ExitKind.DONE, ExitKind.MISTAKE) and code != -signal.SIGKILL:
             self._log(group.describe_end(rank))
+
+    def _log_kills(self, group: _WorkerGroup) -> None:
+        """Log the ranks that were killed by SIGKILL.
+
+        This is called after all ranks have exited, because the exit of a watchdog shows whether it killed them.
+        """
+        for rank, code in group.exit_codes.items():
+            if code == -signal.SIGKILL:
+                self._log(group.describe_end(rank))
 
     def _is_done(self, group: _WorkerGroup) -> bool:
         """Return True if training is done. Return False if all ranks must restart, after a delay where necessary.

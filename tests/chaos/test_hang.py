@@ -37,6 +37,8 @@ def test_one_of_many(trial, kind, processes, phase, step):
     assert time.monotonic() - struck < LIMIT + max(15, 3 * (struck - began))
     assert code != 0
     assert re.search(rf"error: no progress for \d+ s at step \d+ \({phase}\)", printed), printed
+    if kind == "SIGSTOP":
+        assert re.search(r"why: rank 1 on \S+ \(pid \d+\) is suspended \(SIGSTOP\)", printed), printed
     told = []  # Written by the first rank that notices the hang, and by others if they have time.
     for rank in range(processes):
         written = (trial.run_dir / "stacks" / f"rank_{rank}.txt").read_text()
@@ -68,6 +70,15 @@ def test_the_exit_code_of_a_hang(trial):
     code, printed = trial.run(1, "--safety.watchdog-s=2", fault=trial.fault("late", 5))
     assert code == ExitCode.HUNG, printed
     assert "worker.py" in (trial.run_dir / "stacks" / "rank_0.txt").read_text()
+
+
+def test_the_rank_that_others_wait_for_is_named(tmp_path):
+    with Watchdog(SignalHandler(), 100, 0) as watchdog:
+        me = watchdog.identity()
+        watchdog.open_stack_file(tmp_path / "stacks" / "rank_0.txt", [me, {**me, "host": "another", "pid": 5}])
+        assert watchdog._cause().startswith("a process is suspended, a host or network is lost")
+        watchdog.late_rank = lambda: 1
+        assert watchdog._cause() == "this rank waits for a message from rank 1 on another (pid 5)"
 
 
 def test_only_the_processes_that_were_named_are_ended(tmp_path):

@@ -88,6 +88,19 @@ class TestEnds:
         assert "was killed by signal 9 (Killed), to end a hang" in stderr
         assert "dmesg" not in stderr
 
+    def test_memory_is_blamed_only_for_a_kill_without_another_cause(self, run):
+        killed = "rank 1 on 127.0.0.1 was killed by signal 9 (Killed)"
+        code, _, stderr = run("hang_until_a_watchdog_kills")
+        assert code == 0
+        assert f"{killed}, to end a hang" in stderr
+        assert "memory" not in stderr
+
+    def test_a_kill_by_the_system_may_be_for_lack_of_memory(self, run):
+        code, _, stderr = run("kill_itself_once")
+        assert code == 0
+        killed = r"rank 1 on 127.0.0.1 was killed by signal 9 \(Killed\)"
+        assert re.search(rf"[-\d]+ [:\d]+ supervise: {killed}; perhaps the machine ran out of memory", stderr), stderr
+
     @pytest.mark.parametrize("processes", [1, 2])
     def test_a_start_whose_ranks_are_all_stopped_is_killed(self, run, tmp_path, processes):
         code, _, stderr = run("suspend_once", processes)

@@ -53,6 +53,25 @@ def suspend_or_fail_once() -> None:
         suspend() if RANK == 0 else fail()
 
 
+def hang_until_a_watchdog_kills() -> None:
+    """Do as rank 0's watchdog does: kill the other rank, and exit with the code of a hang."""
+    if START == 0:
+        note(f"pid-{RANK}", os.getpid())
+        while RANK == 1 or not (FOLDER / "pid-1").exists():
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(int((FOLDER / "pid-1").read_text()), signal.SIGKILL)
+        time.sleep(0.2)
+        sys.exit(76)
+
+
+def kill_itself_once() -> None:
+    if START == 0 and RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if START == 0:
+        sys.exit(69)
+
+
 def wait_for_the_end() -> None:
     note("up", os.getpid())
     while not (FOLDER / "end").exists():

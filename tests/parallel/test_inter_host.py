@@ -36,7 +36,7 @@ class ThreadGroup(ProcessGroup):
         super().__init__(rank, size)
         self.hosts = [[rank] for rank in range(size)]
 
-    def exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
+    def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         for rank, message in messages.items():
             content = message.copy() if rank == self.rank else self._damage.get(name, np.copy)(message.copy())
             self._mailboxes[self.rank, rank].put((name, np.asarray(content).view(np.uint8)))
