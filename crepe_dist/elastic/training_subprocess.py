@@ -24,8 +24,8 @@ from crepe_dist.files.atomic_write import write_text
 
 CONFIG = "settings.yaml"  # Name of the configuration file in the folder of the subprocess.
 LOG = "log.txt"  # Name of the file with the output of the subprocess.
-# Settings that disable the report and the TensorBoard logs, which a search does not need.
-NO_REPORTS = {f"logging.{name}": False for name in ("report", "tensorboard")}
+# Settings that disable the outputs of a training run that a search does not need.
+NO_REPORTS = {"logging.report": False, "logging.tensorboard": False, "logging.metrics_port": None}
 MAX_RESTARTS = 2  # Maximum number of restarts of a subprocess that a signal has ended.
 POLL_SECONDS = 0.2  # Seconds between two reads of the output.
 GRACE_SECONDS = 10.0  # Seconds between the request to stop and the kill of a subprocess that has not exited.
@@ -143,7 +143,8 @@ def error_from_log(folder: Path, code: int) -> UserError:
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
     how, remedy = f"ended with exit code {code}", "report this"
     if name := signal_name(code):
-        how, remedy = f"was ended by {name}", "run the same command again, with more memory if the memory ran out"
+        remedy = "run the same command again" + ", with more memory if the memory ran out" * (name == "SIGKILL")
+        how = f"was ended by {name}"
     return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
 
 

@@ -16,7 +16,8 @@ from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES
 from crepe_dist.preparing.from_python import prepare_from_python
 
 Files = dict[str, bytes]
-EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line that reports an epoch.
+# Start of the line that reports an epoch: the rank and the time, which are removed.
+EPOCH = re.compile(r"^(\[rank 0\] )?\S+ \S+ (?=epoch \d)")
 # Test score in the line that reports an epoch. It is removed, because the test split is only a copy of one text.
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")
 # Default fraction of the texts in the validation split, for training runs that require this split. If there are
@@ -70,7 +71,7 @@ def fit_checkpoint(
         with training_subprocess(settings, folder, processes) as process:
             for line in iter_log_lines(process, folder) if verbose else ():
                 if verbose > 1 or EPOCH.match(line):
-                    print(escape_controls(TEST.sub("", line)), flush=True)
+                    print(escape_controls(EPOCH.sub("", TEST.sub("", line))), flush=True)
             code = process.wait()
         if code != 0:
             raise error_from_log(folder, code)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from crepe_dist import extras
 from crepe_dist.files.atomic_write import fsync, name_path_in_errors, write_text
 from crepe_dist.files.json_file import parse_json
 from crepe_dist.files.safe_read import open_regular
+from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
@@ -23,6 +25,7 @@ MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
 # Metrics that are also written for TensorBoard: names of step metrics, and suffixes of the names of epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
+RANK_TIMES = ("compute_ms", "data_ms", "exchange_ms")  # Parts of a step, with one value per rank.
 MAX_POINTS = 150  # A history contains at most twice this many points.
 MAX_RESUME_STEPS = 200  # A history also records the step numbers of at most this many resumes.
 Record = dict[str, Any]
@@ -86,13 +89,21 @@ class MetricsLogger:
         say: Function that prints a message if events can no longer be written for TensorBoard.
         tensorboard: Whether events are also written for TensorBoard.
         is_root: Whether this is rank 0. The other ranks write nothing.
+        exporter: Exporter for Prometheus, which gets all records.
     """
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], *, tensorboard: bool = False, is_root: bool = True
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        tensorboard: bool = False,
+        is_root: bool = True,
+        exporter: PrometheusExporter | None = None,
     ) -> None:
         self._folder = folder
         self._is_root = is_root
+        self._exporter = exporter
         self._path = folder / METRICS
         self._tensorboard: TensorBoard | None = None
         self._has_tensorboard = tensorboard and is_root and not extras.missing_packages("reports")
@@ -110,7 +121,7 @@ class MetricsLogger:
             return record["epoch"] in epochs if record["event"] == "epoch" else record["step"] <= progress.step
 
         records = [record for record in iter_records(self._path) if is_before(record)]
-        records.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
+        records.append({"event": "resume", "time": wall_clock(), "step": progress.step, "epoch": progress.epoch})
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
 
@@ -128,6 +139,20 @@ class MetricsLogger:
         self._append([{"event": "epoch", **record}])
         self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
 
+    def log_ranks(self, record: Record) -> None:
+        """Write the record of the ranks.
+
+        The keys of a record are step, epoch, steps (number of steps that the record covers), and four lists with one
+        value per rank: hosts, the mean milliseconds per step of ``RANK_TIMES``, and memory_bytes.
+        """
+        self._append([{"event": "ranks", **record}])
+        values = {
+            f"{name}/rank_{rank}": value
+            for name in (*RANK_TIMES, "memory_bytes")
+            for rank, value in enumerate(record[name])
+        }
+        self._track(lambda tensorboard: tensorboard.add(record["step"], values))
+
     def sync(self) -> None:
         """Flush all metrics to disk. Call this method before each save, because a resumed run relies on the metrics."""
         if not self._is_root:
@@ -140,7 +165,10 @@ class MetricsLogger:
     def _append(self, records: list[Record]) -> None:
         if not self._is_root:
             return
-        self._unwritten += [json.dumps(record) + "\n" for record in records]
+        if self._exporter is not None:
+            self._exporter.update(records[-1])
+        now = wall_clock()
+        self._unwritten += [json.dumps({"event": record["event"], "time": now, **record}) + "\n" for record in records]
         # On a full disk, the lines wait for the next call. ``sync`` raises the error before a state relies on them.
         with suppress(OSError):
             self._write()
@@ -176,6 +204,11 @@ class MetricsLogger:
         except Exception as error:  # An error of the library must not stop the training.
             self._has_tensorboard = False
             self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
+
+
+def wall_clock() -> str:
+    """Return the date and time in UTC with milliseconds, in the format of ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def iter_records(path: Path) -> Iterator[Record]:
@@ -228,6 +261,9 @@ class History:
         epochs: Records of the epochs.
         resume_steps: Steps where the run was resumed, at most ``MAX_RESUME_STEPS``.
         num_resumes: Number of times that the run was resumed.
+        hosts: Host of each rank, since the ranks last moved to other hosts or changed in number.
+        rank_times: Mean milliseconds per step of each rank on these hosts, by the names in ``RANK_TIMES``.
+        rank_steps: Number of steps that ``rank_times`` covers.
     """
 
     points: list[DownsampledPoint] = field(default_factory=list)
@@ -235,6 +271,9 @@ class History:
     epochs: list[Record] = field(default_factory=list)
     resume_steps: list[int] = field(default_factory=list)
     num_resumes: int = 0
+    hosts: list[str] = field(default_factory=list)
+    rank_times: dict[str, list[float]] = field(default_factory=dict)
+    rank_steps: int = 0
 
     @classmethod
     def from_run_dir(cls, run_dir: Path) -> History:
@@ -256,10 +295,21 @@ class History:
             self._add(DownsampledPoint(step, record["loss"], record["loss"], record["loss"]))
         elif event == "epoch":
             self.epochs.append(record)
+        elif event == "ranks":
+            self._add_ranks(record)
         elif event == "resume":
             self.num_resumes += 1
             if len(self.resume_steps) < MAX_RESUME_STEPS:
                 self.resume_steps.append(step)
+
+    def _add_ranks(self, record: Record) -> None:
+        if record["hosts"] != self.hosts:
+            self.hosts, self.rank_steps = record["hosts"], 0
+            self.rank_times = {name: [0.0] * len(self.hosts) for name in RANK_TIMES}
+        self.rank_steps += record["steps"]
+        weight = record["steps"] / self.rank_steps
+        for name, means in self.rank_times.items():
+            self.rank_times[name] = [mean + weight * (value - mean) for mean, value in zip(means, record[name])]
 
     def _add(self, point: DownsampledPoint) -> None:
         last = self.points[-1] if self.points else None

@@ -41,7 +41,13 @@ SOURCE = "data.source"
 REFIT = "training.refit"
 POSITIONAL = "positional"  # Namespace attribute for a data folder that is passed without a flag.
 # Flags whose names differ from the names of their settings.
-FLAG_NAMES = {"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"}
+FLAG_NAMES = {
+    "data.source": "data",
+    "logging.metrics_host": "metrics_host",
+    "logging.metrics_port": "metrics_port",
+    "model.network": "model",
+    "optimizer.name": "optimizer",
+}
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
   crepe train data/reviews --device gpu             train on prepared data, on one GPU

@@ -14,6 +14,7 @@ from crepe_dist.files.json_file import parse_json
 from crepe_dist.settings.fields import (
     MAX_COUNT,
     MAX_DOCUMENT_LENGTH,
+    NON_EMPTY,
     PATH,
     Boolean,
     Settings,
@@ -364,6 +365,21 @@ class LoggingOptions(Settings, group="logging"):
 
     tensorboard: bool = setting(
         True, "Write TensorBoard events into the run folder, if the `reports` extra is installed."
+    )
+    rank_times_steps: int = setting(
+        100,
+        "Number of steps between two records of the times and the memory of every process. The record at the end of an "
+        "epoch covers the rest of its steps. 0: no records.",
+        int_range(0, MAX_COUNT),
+    )
+    metrics_port: Optional[int] = setting(
+        None,
+        "Port where rank 0 serves metrics for Prometheus during training, at the path /metrics. Requires the `metrics` "
+        "extra. The value 0 selects a free port. Default: no metrics.",
+        int_range(0, 65_535),
+    )
+    metrics_host: str = setting(
+        "127.0.0.1", "Address for `metrics_port`. 0.0.0.0: all addresses of the host of rank 0.", NON_EMPTY
     )
     report: bool = setting(
         True,

@@ -20,6 +20,7 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.hardware import describe
 from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
 from crepe_dist.runs.metrics import MetricsLogger
+from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import Config
@@ -41,12 +42,14 @@ class JobContext:
         signals: Handler of the signals that request a stop.
         watchdog: Thread that reports when training hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
+        exporter: Exporter of the metrics for Prometheus on rank 0, if the settings ask for one.
     """
 
     group: ProcessGroup
     signals: SignalHandler
     watchdog: Watchdog
     display: ProgressDisplay
+    exporter: PrometheusExporter | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,11 @@ class TrainContext:
         group = job.group
         group.run_on_rank0("folder", lambda: run_dir.path.mkdir(exist_ok=True))
         metrics = MetricsLogger(
-            run_dir.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=group.is_root
+            run_dir.path,
+            job.display.print,
+            tensorboard=config.logging.tensorboard,
+            is_root=group.is_root,
+            exporter=job.exporter,
         )
         max_documents = max_shard_size(max_batch_size(config, data), group.size, engine.reduction_group)
         optimizer = engine.create_optimizer(group, config.optimizer, max_documents)

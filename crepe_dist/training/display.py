@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from crepe_dist.command_runner import silence_stdout
 from crepe_dist.errors import escape_controls
-from crepe_dist.formatting import percent
+from crepe_dist.formatting import percent, timestamp
 
 LINE_SECONDS = 10.0  # Number of seconds between two plain lines of progress.
 
@@ -60,6 +60,10 @@ class ProgressDisplay:
         with suppress(OSError):
             self._console.print(escape_controls(line), markup=False)
 
+    def log(self, line: str) -> None:
+        """Print a line about the progress of the run, with the date and time."""
+        self.print(f"{timestamp()} {line}")
+
     def print_lines(self, lines: Iterable[str]) -> None:
         """Print lines with ``print``."""
         for line in lines:
@@ -97,7 +101,7 @@ class ProgressDisplay:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
             left = (self._total - documents) / max(throughput.documents_per_second, 1e-9)
-            self.print(
+            self.log(
                 f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left of the epoch"
             )
 

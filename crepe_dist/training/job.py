@@ -8,7 +8,7 @@ n-gram branch on the train and validation splits (``refit``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Thread
 
 from crepe_dist import extras
@@ -18,6 +18,7 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.errors import UserError
+from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.run_dir_selection import lock_on_rank0, select_run_dir
@@ -45,11 +46,15 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         StopRequested: A signal requested a stop. The state has been saved.
     """
     oom_errors = oom_as_user_error(config.data.batch_size, group.size)
-    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
+    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors, ExitStack() as stack:
         group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
         group.timeout = config.safety.watchdog_s / 2
-        job = JobContext(group, control, watchdog, ProgressDisplay(group.is_root))
-        display = job.display
+        watchdog.late_rank = lambda: group.late_rank
+        display, exporter = ProgressDisplay(group.is_root), None
+        if config.logging.metrics_port is not None:
+            exporter = group.run_on_rank0("metrics", lambda: stack.enter_context(PrometheusExporter(config.logging)))
+            display.print(f"metrics   {exporter and exporter.url}")
+        job = JobContext(group, control, watchdog, display, exporter)
         _note_missing_libraries(config, display)
         data = open_training_data(config, group, display)
         config, is_self_training = resolve_epochs(config, data), uses_unlabelled(config, data)

@@ -74,7 +74,7 @@ class SaveCallback(Callback):
                 remedy="free some disk space, and run the command again",
             )
         command = "the same command without --fresh" if context.config.fresh else "the same command"
-        context.display.print(f"{stopped}: saved after step {step}; {command} resumes from there")
+        context.display.log(f"{stopped}: saved after step {step}; {command} resumes from there")
         self._saver.close()
         raise stopped
 
@@ -95,4 +95,4 @@ class SaveCallback(Callback):
                 self._saver.save(captured)
         except OSError as error:
             self._saver.skip(context.progress.step)
-            context.display.print(f"the state of step {context.progress.step} could not be saved: {error}")
+            context.display.log(f"the state of step {context.progress.step} could not be saved: {error}")

@@ -73,7 +73,7 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
         group.run_on_rank0("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
         display.print(f"skipped a damaged state: {damage}")
-    display.print(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
+    display.log(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
     if newest.version not in ("", __version__):
         display.print(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
     backend = context.engine.backend
@@ -246,7 +246,7 @@ def open_saver(context: TrainContext, restored: LoadedState | None) -> Backgroun
     saver = BackgroundStateSaver(
         context.run_dir.state,
         context.config.state,
-        context.display.print,
+        context.display.log,
         context.group.heartbeat,
         context.config.safety.watchdog_s / 4,
         last_intact,

@@ -136,7 +136,7 @@ class ProgressCallback(Callback):
         self._display.end_epoch()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self._display.print(
+        self._display.log(
             epoch_line(record, self._num_epochs, self._context.selection.describe_latest(self._context.progress))
         )
 

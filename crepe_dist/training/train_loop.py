@@ -31,6 +31,7 @@ from crepe_dist.training.chance_loss_monitor import ChanceLossMonitor
 from crepe_dist.training.context import JobContext, TrainContext, next_lr
 from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite_step
 from crepe_dist.training.eval_loop import EvaluationStopped
+from crepe_dist.training.rank_timer import RankTimer
 from crepe_dist.training.save_callback import SaveCallback
 from crepe_dist.training.startup_messages import banner, startup_warnings
 from crepe_dist.training.state_saver import BackgroundStateSaver, open_saver, restore_newest_state
@@ -83,8 +84,9 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
        must contain every step before a saved state. Only rank 0 writes these files.
     3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` passes
        the last steps of an epoch to both callbacks before ``ProgressCallback`` removes the progress bar.
-    4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises
-       ``StopRequested``. All other callbacks have then already handled the step on this rank.
+    4. ``SaveCallback`` is the only callback that raises ``StopRequested``. The callbacks before it have then already
+       handled the step on this rank.
+    5. ``RankTimer`` comes last, so that its steps contain neither the other callbacks' waits before a step nor a save.
     """
     callbacks = CallbackList()
     callbacks.callbacks = [
@@ -93,6 +95,7 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
         ChanceLossMonitor.create(context),
         ProgressCallback(context),
         SaveCallback(context, saver, callbacks),
+        RankTimer(context),
     ]
     return callbacks
 

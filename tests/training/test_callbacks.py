@@ -62,7 +62,7 @@ def saving(monkeypatch):
         metrics=metrics,
         progress=SimpleNamespace(step=7, finished=False),
         config=SimpleNamespace(fresh=True),
-        display=SimpleNamespace(print=calls.append),
+        display=SimpleNamespace(log=calls.append),
     )
     return SaveCallback(context, saver, Recorder(calls, "logger")), saver, context, calls
 

@@ -1,0 +1,113 @@
+"""Times of every rank: which rank computes, which waits for data, and which waits for the other ranks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from crepe_dist import hardware
+from crepe_dist.data.batch import Batch
+from crepe_dist.distributed.signals import StepAction
+from crepe_dist.parallel.distributed_optimizer import StepResult
+from crepe_dist.runs.metrics import RANK_TIMES
+from crepe_dist.training.callbacks import Callback
+from crepe_dist.training.context import TrainContext
+
+# A rank is slow if its steps take at least this many times the median of all ranks, not counting the exchange.
+SLOW_RATIO = 1.5
+MIN_STEPS = 20  # Minimum number of steps for this comparison. The times of single steps differ at random.
+
+
+class RankTimer(Callback):
+    """Callback that measures this rank's steps, gathers the times of all ranks every few steps, and logs them.
+
+    Each step has three parts. Exchange is the time in collectives and barriers, which is mostly the time that this rank
+    waits for the slowest rank. Data is the time between two steps, in which the rank waits for its next batch. Compute
+    is the rest. The first step of a process is not counted, because it includes compilation.
+    """
+
+    def __init__(self, context: TrainContext) -> None:
+        self._context = context
+        self._interval = context.config.logging.rank_times_steps
+        self._waiting = context.group.waiting
+        self._has_stepped = False
+        self._begin: float | None = None  # Start of the current step; ``None`` between steps.
+        self._end: float | None = None  # End of the previous step; ``None`` if data did not follow directly.
+        self._waited = 0.0  # Value of the stopwatch at the start of the current step.
+        self._reset()
+
+    def on_epoch_begin(self) -> None:
+        self._slow_ranks: set[int] = set()  # Ranks that were reported in this epoch.
+        self._end = time.perf_counter()
+
+    def on_step_begin(self, batch: Batch) -> StepAction:
+        self._begin, self._waited = time.perf_counter(), self._waiting.seconds
+        self._data += self._begin - (self._begin if self._end is None else self._end)
+        return StepAction.CONTINUE
+
+    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
+        self._end_step()
+        if self._interval and result.step % self._interval == 0:
+            self._log()
+        self._end = time.perf_counter()
+
+    def on_save(self) -> None:
+        self._end_step()  # Saving is not part of the step.
+
+    def on_train_epoch_end(self) -> None:
+        if self._interval:
+            self._log()
+
+    def _reset(self) -> None:
+        self._num_steps = 0
+        self._compute = self._data = self._exchange = 0.0
+
+    def _end_step(self) -> None:
+        if self._begin is None:
+            return
+        waited = self._waiting.seconds - self._waited
+        self._compute += time.perf_counter() - self._begin - waited
+        self._exchange += waited
+        self._num_steps += 1
+        self._begin = None
+        if not self._has_stepped:
+            self._has_stepped = True
+            self._reset()
+
+    def _log(self) -> None:
+        """Gather and log the mean times of the steps since the last call. Every rank calls this at the same step."""
+        num_steps, group, progress = self._num_steps, self._context.group, self._context.progress
+        if num_steps == 0:
+            return
+        milliseconds = [1000 * seconds / num_steps for seconds in (self._compute, self._data, self._exchange)]
+        self._reset()
+        own = [*(round(value, 3) for value in milliseconds), hardware.resident_memory()]
+        columns = list(map(list, zip(*group.all_gather_json(own, "times of the ranks"))))
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "steps": num_steps,
+            "hosts": group.host_names,
+            **dict(zip((*RANK_TIMES, "memory_bytes"), columns)),
+        }
+        self._context.metrics.log_ranks(record)
+        if num_steps >= MIN_STEPS:
+            self._report_slow_rank(record)
+
+    def _report_slow_rank(self, record: dict[str, Any]) -> None:
+        """Print a sentence about the slowest rank if it delays the others. It is printed once per rank and epoch."""
+        compute, data = record["compute_ms"], record["data_ms"]
+        busy = [sum(times) for times in zip(compute, data)]
+        rank = max(range(len(busy)), key=busy.__getitem__)
+        # For an even number of ranks, the lower of the two middle times is taken. Otherwise, the slower one of two
+        # ranks would have to take three times as long as the other one.
+        median = max(statistics.median_low(busy), 0.001)
+        if len(busy) == 1 or busy[rank] < SLOW_RATIO * median or rank in self._slow_ranks:
+            return
+        self._slow_ranks.add(rank)
+        self._context.display.log(
+            f"rank {rank} on {record['hosts'][rank]} is slow: its steps take {busy[rank]:.1f} ms without the exchange "
+            f"({compute[rank]:.1f} ms compute, {data[rank]:.1f} ms waiting for data), {busy[rank] / median:.1f} times "
+            "the median of the ranks, and the other ranks wait for it"
+        )

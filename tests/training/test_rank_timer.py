@@ -1,0 +1,119 @@
+"""Times of the ranks: the parts of a step, and the sentence about a slow rank."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crepe_dist.distributed.process_group import Stopwatch
+from crepe_dist.distributed.signals import StepAction
+from crepe_dist.parallel.distributed_optimizer import StepResult
+from crepe_dist.runs.metrics import RANK_TIMES
+from crepe_dist.training.rank_timer import MIN_STEPS, RankTimer
+from tests import conftest
+from tests.chaos import harness
+from tests.conftest import needs_kernels, records
+
+BATCH: Any = SimpleNamespace(step=1)
+
+
+def result(step: int) -> StepResult:
+    return StepResult(step, 4, 1.0, StepAction.CONTINUE)
+
+
+class Fake:
+    """Context of a rank. The other ranks have the times ``others``."""
+
+    def __init__(self, *others: list[float], interval: int = 100) -> None:
+        self.recorded: list[Any] = []
+        self.said: list[str] = []
+        self.gathered: list[list[float]] = []
+        self.waiting = Stopwatch()
+        self.others = others
+        self.context: Any = SimpleNamespace(
+            config=SimpleNamespace(logging=SimpleNamespace(rank_times_steps=interval)),
+            group=SimpleNamespace(
+                waiting=self.waiting,
+                host_names=["a", *(f"b{number}" for number, _ in enumerate(others))],
+                all_gather_json=self.gather,
+            ),
+            progress=SimpleNamespace(step=7, epoch=1),
+            metrics=SimpleNamespace(log_ranks=self.recorded.append),
+            display=SimpleNamespace(log=self.said.append),
+        )
+
+    def gather(self, own: list[float], name: str) -> list[list[float]]:
+        self.gathered.append(own)
+        return [own, *self.others]
+
+
+def test_the_parts_of_a_step_are_told_apart():
+    fake = Fake()
+    timer = RankTimer(fake.context)
+    timer.on_epoch_begin()
+    for step in range(1, 4):
+        time.sleep(0.03)  # Data.
+        timer.on_step_begin(BATCH)
+        time.sleep(0.2 if step == 1 else 0.01)  # The first step is not counted.
+        with fake.waiting:
+            time.sleep(0.06)
+        if step == 2:
+            timer.on_save()
+            time.sleep(0.3)  # A save is not counted.
+        timer.on_step_end(result(step), 0.1)
+    timer.on_train_epoch_end()
+    (record,) = fake.recorded
+    compute, data, exchange = (record[name][0] for name in RANK_TIMES)
+    assert 10 <= compute < data < exchange < 200
+    assert data >= 30
+    assert exchange >= 60
+    assert (record["steps"], record["hosts"]) == (2, ["a"])
+    assert record["memory_bytes"][0] > 1 << 20
+    timer.on_train_epoch_end()
+    assert len(fake.recorded) == 1, "no step was added"
+
+
+@pytest.mark.parametrize(
+    ("others", "slow"),
+    [
+        ([[0.0, 0.0, 5.0, 1], [9.0, 0.0, 0.0, 1]], "rank 2 on b1 is slow: its steps take 9.0 ms"),
+        ([[0.0, 8.0, 5.0, 1]], "rank 1 on b0 is slow: its steps take 8.0 ms without the exchange (0.0 ms compute, 8.0"),
+        ([[0.0, 0.0, 90.0, 1]], "rank 0 on a is slow"),
+        ([[2.0, 0.0, 90.0, 1]], ""),
+        ([], ""),
+    ],
+)
+def test_the_slowest_rank_is_named_once_an_epoch(others, slow):
+    fake = Fake(*others, interval=MIN_STEPS)
+    timer = RankTimer(fake.context)
+    timer.on_epoch_begin()
+    for step in range(1, 3 * MIN_STEPS + 1):
+        timer.on_step_begin(BATCH)
+        time.sleep(0.002)
+        timer.on_step_end(result(step), 0.1)
+    assert len(fake.recorded) == len(fake.gathered) == 3  # No collective in the other steps.
+    assert len(fake.said) == bool(slow)
+    assert not slow or fake.said[0].startswith(slow)
+
+
+@needs_kernels
+@pytest.mark.parametrize("launcher", ["alone", "supervise", "horovodrun"])
+def test_every_rank_is_recorded(launcher, data, tmp_path):
+    flags = ("--logging.rank-times-steps=4",)
+    processes = 1 if launcher == "alone" else 2
+    if launcher == "supervise":
+        command = harness.supervise(tmp_path / "run", data, processes, *flags)
+    else:
+        command = harness.command(tmp_path / "run", data, processes, *flags)
+    conftest.run(command, tmp_path)
+    steps = [record["step"] for record in records(tmp_path / "run", "ranks")]
+    assert steps == [4, 8, 12, 13, 16, 20, 24, 26, 28, 32, 36, 39]  # Three epochs of 13 steps.
+    for record in records(tmp_path / "run", "ranks"):
+        assert all(len(record[name]) == processes for name in (*RANK_TIMES, "hosts", "memory_bytes"))
+        assert min(record["compute_ms"]) > 0
+        assert (min(record["exchange_ms"]) > 0) == (processes > 1)
+    for event in ("step", "epoch", "ranks"):
+        assert all(record["time"].endswith("+00:00") for record in records(tmp_path / "run", event))
