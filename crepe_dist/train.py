@@ -142,61 +142,54 @@ class Supervise(Command):
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
-        from crepe_dist.elastic import nodes
         from crepe_dist.elastic.driver import Cluster, ElasticDriver
 
-        rank, size, endpoint = self._read_node()
-        num_processes = self.processes * size
+        rank, size = self._read_node()
         with SignalHandler() as control:
+            cluster = Cluster()
+            if size > 1:
+                from crepe_dist.elastic.nodes import NodeCluster, NodeSupervisor
 
-            def driver(cluster: Cluster) -> ElasticDriver:
-                return ElasticDriver(
-                    cluster, self.worker, num_processes, self.max_restarts, control, self.limit, self.grace
-                )
+                endpoint = self._read_endpoint(rank, size)
+                own = LocalProcess(rank, size, read_secret(os.environ), "node")
+                if rank > 0:
+                    NodeSupervisor(endpoint, own, self.processes, self.worker, control, self.grace).run()
+                    return
+                cluster = NodeCluster(endpoint, own, self.processes, self.node_timeout)
+            with control.defer(), cluster:
+                processes = self.processes * size
+                ElasticDriver(cluster, self.worker, processes, self.max_restarts, control, self.limit, self.grace).run()
 
-            if endpoint is None:
-                with control.defer():
-                    driver(Cluster()).run()
-                return
-            own = LocalProcess(rank, size, read_secret(os.environ), "node")
-            if rank > 0:
-                nodes.NodeSupervisor(endpoint, own, self.processes, self.worker, control, self.grace).run()
-                return
-            cluster = nodes.NodeCluster(endpoint, own, self.processes, self.node_timeout)
-            with control.defer():
-                nodes.run_on_nodes(driver, cluster)
-
-    def _read_node(self) -> tuple[int, int, Optional[Endpoint]]:
-        """Return the rank of this node, the number of nodes, and the address of node 0 if there are several nodes."""
+    def _read_node(self) -> tuple[int, int]:
+        """Return the rank of this node, and the number of nodes."""
         launch = read_launcher_env()
         if launch.launcher == HOROVODRUN:  # A command that a process of horovodrun runs is no node of its job.
             launch = LauncherEnv()
-        size = self.nnodes or _read_count("PET_NNODES", MAX_NODES) or launch.size
-        if size == 1:
-            return 0, 1, None
-        ranks = (
-            self.node_rank,
-            _read_count("PET_NODE_RANK", MAX_NODES),
-            launch.rank if launch.launcher else None,
-            _read_count("JOB_COMPLETION_INDEX", MAX_NODES),
-        )
-        rank = next((rank for rank in ranks if rank is not None), None)
+        size = self.nnodes or _read_count("PET_NNODES") or launch.size
+        ranks = self.node_rank, _read_count("PET_NODE_RANK"), launch.rank if launch.launcher else None
+        rank = next((rank for rank in (*ranks, _read_count("JOB_COMPLETION_INDEX")) if rank is not None), size)
+        if size > 1 and rank >= size:
+            raise UserError(
+                f"this is one of {size} nodes, and its rank is not a number below {size}",
+                remedy="pass --node-rank R on each node, from 0; or, for a job on this host only, --nnodes 1",
+            )
+        return rank if size > 1 else 0, size
+
+    def _read_endpoint(self, rank: int, size: int) -> Endpoint:
+        """Return the address of node 0 from the flags or the environment."""
         environment = dict(os.environ)
         for name, value in ((ADDRESS_ENV, self.master_addr), (PORT_ENV, self.master_port)):
-            environment[name] = str(value or os.environ.get(name) or os.environ.get(f"PET_{name}") or "")
-        if rank is None or rank >= size or not environment[ADDRESS_ENV]:
+            environment[name] = str(value or os.environ.get(name) or os.environ.get(f"PET_{name}", ""))
+        if not environment[ADDRESS_ENV]:
             raise UserError(
-                f"this is one of {size} nodes, but its rank or the address of node 0 is missing"
-                if rank is None or rank < size
-                else f"this is node {rank} of {size}, but nodes count from 0",
+                f"this is node {rank} of {size}, and {ADDRESS_ENV} is not set",
                 "the supervisors of all nodes connect to the supervisor of node 0",
-                f"run {invocation.command_line('supervise')} --nnodes {size} --node-rank R --master-addr HOST on each "
-                "node; for a job on this host only, pass --nnodes 1",
+                "pass --master-addr HOST on each node; or, for a job on this host only, --nnodes 1",
             )
-        return rank, size, Endpoint.from_environment(LauncherEnv("supervise", rank, size), environment)
+        return Endpoint.from_environment(LauncherEnv("supervise", rank, size), environment)
 
 
-def _read_count(name: str, limit: int) -> Optional[int]:
-    """Return the value of an environment variable if it is an integer of 0 to ``limit``."""
+def _read_count(name: str) -> Optional[int]:
+    """Return the value of an environment variable if it is an integer from 0 to 9999."""
     value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() and len(value) <= 9 and int(value) <= limit else None
+    return int(value) if value.isdecimal() and len(value) <= 4 else None

@@ -142,6 +142,12 @@ class Cluster:
     def __init__(self) -> None:
         self._processes: list[Any] = []
 
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Release other resources than slots."""
+
     def variables(self) -> dict[str, str]:
         """Return environment variables for all ranks, which are added to the environment of their hosts."""
         return {}

@@ -16,55 +16,35 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from crepe_dist.distributed import handshake
-from crepe_dist.distributed.handshake import (
-    SECRET_ENV,
-    AuthenticatedCaller,
-    CallerListener,
-    Channel,
-    LocalProcess,
-    Schema,
-    UnknownPeerError,
-)
+from crepe_dist.distributed import handshake, rendezvous
+from crepe_dist.distributed.handshake import SECRET_ENV, Channel, LocalProcess, Schema, UnknownPeerError
 from crepe_dist.distributed.launch import NUM_THREADS_ENV
-from crepe_dist.distributed.rendezvous import (
-    ADDRESS_ENV,
-    PORT_ENV,
-    REQUEST_SECONDS,
-    SECONDS_ENV,
-    VERDICT_SCHEMA,
-    Endpoint,
-    listen_as_rank0,
-    retry,
-    warn_without_secret,
-)
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction, StopRequested
 from crepe_dist.distributed.tcp_group import SOCKET_OPTIONS
-from crepe_dist.elastic.driver import (
-    KILL_SECONDS,
-    MAX_PROCESSES,
-    Cluster,
-    ElasticDriver,
-    NodeLostError,
-    Slot,
-    print_line,
-)
-from crepe_dist.elastic.process import LINE_BYTES, MAX_LINES, WorkerProcess
+from crepe_dist.elastic.driver import KILL_SECONDS, MAX_PROCESSES, Cluster, NodeLostError, Slot, print_line
+from crepe_dist.elastic.process import LINE_BYTES, MAX_POLL_BYTES, WorkerProcess
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
 POLL_SECONDS = 0.2  # Time limit of one poll for requests, after which a supervisor looks for signals.
 # Variables that node 0 sets for the ranks of other nodes.
-VARIABLES = {"RANK", "WORLD_SIZE", ADDRESS_ENV, PORT_ENV, SECRET_ENV, SUPERVISION_ID_ENV, NUM_THREADS_ENV}
+VARIABLES = {
+    "RANK",
+    "WORLD_SIZE",
+    rendezvous.ADDRESS_ENV,
+    rendezvous.PORT_ENV,
+    SECRET_ENV,
+    SUPERVISION_ID_ENV,
+    NUM_THREADS_ENV,
+}
 START, POLL, STOP, KILL, END = "start", "poll", "stop", "kill", "end"
-# Maximum size of an answer. A byte of a line may need six bytes in JSON.
-MAX_ANSWER_BYTES = MAX_LINES * (6 * LINE_BYTES + 100) + 1000
+MAX_ANSWER_BYTES = 8 * (MAX_POLL_BYTES + LINE_BYTES)  # A byte of a line may need six bytes in JSON.
 
 _is_count = handshake.int_check(0, 1 << 62)
-_is_line = handshake.string_check(LINE_BYTES)
 
 
 def _are_variables(value: Any) -> bool:
@@ -73,16 +53,13 @@ def _are_variables(value: Any) -> bool:
 
 
 def _are_lines(value: Any) -> bool:
+    streams = [["stdout", str], ["stderr", str]]
     return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and pair[0] in ("stdout", "stderr") and _is_line(pair[1])
-        for pair in value
+        isinstance(line, list) and [*line[:1], *map(type, line[1:])] in streams for line in value
     )
 
 
-HELLO_SCHEMA: Schema = {
-    "host": handshake.string_check(255),
-    "processes": handshake.int_check(1, MAX_PROCESSES),
-}
+HELLO_SCHEMA: Schema = {"host": handshake.string_check(255), "processes": handshake.int_check(1, MAX_PROCESSES)}
 # A request of node 0. The rank counts the ranks of the node. END has an exit code in the place of the rank.
 REQUEST_SCHEMA: Schema = {
     "method": lambda value: value in (START, POLL, STOP, KILL, END),
@@ -111,7 +88,7 @@ class _Node:
         pending: Numbers of the requests that have not been answered.
     """
 
-    def __init__(self, caller: AuthenticatedCaller) -> None:
+    def __init__(self, caller: handshake.AuthenticatedCaller) -> None:
         self.host: str = caller.message["host"]
         self.is_gone = False
         self.heard_at = time.monotonic()
@@ -171,13 +148,15 @@ class NodeCluster(Cluster):
 
     poll_seconds = POLL_SECONDS
 
-    def __init__(self, endpoint: Endpoint, own: LocalProcess, processes: int, seconds: float) -> None:
+    def __init__(self, endpoint: rendezvous.Endpoint, own: LocalProcess, processes: int, seconds: float) -> None:
         super().__init__()
         self._endpoint, self._own, self._num_processes, self._seconds = endpoint, own, processes, seconds
         self._nodes: dict[int, _Node] = {}
         self._lost_at: dict[int, float] = {}
         self._allocated: list[_Node] = []
-        self._listener = CallerListener(listen_as_rank0(endpoint, own), own, range(1, own.size), HELLO_SCHEMA)
+        self._listener = handshake.CallerListener(
+            rendezvous.listen_as_rank0(endpoint, own), own, range(1, own.size), HELLO_SCHEMA
+        )
         self._callers = iter(self._listener)
 
     def pause(self, seconds: float) -> None:
@@ -194,21 +173,15 @@ class NodeCluster(Cluster):
                 del self._nodes[rank]
                 self._lost_at[rank] = time.monotonic()
 
-    def _admit(self, caller: AuthenticatedCaller) -> None:
+    def _admit(self, caller: handshake.AuthenticatedCaller) -> None:
         """Admit the supervisor of another node, or send it an error."""
-        rank, processes = caller.rank, caller.message["processes"]
+        rank, size, processes = caller.rank, caller.size, caller.message["processes"]
         lines, code = None, ExitCode.ERROR
-        if caller.size != self._own.size:
+        if (size, processes) != (self._own.size, self._num_processes):
             lines = (
-                f"node 0 is one of {self._own.size} nodes, node {rank} one of {caller.size}",
-                "",
-                "pass the same --nnodes on all nodes",
-            )
-        elif processes != self._num_processes:
-            lines = (
-                f"node 0 has {self._num_processes} processes, node {rank} has {processes}",
-                "",
-                "pass the same -np on all nodes",
+                f"node 0 is one of {self._own.size} nodes with {self._num_processes} processes each",
+                f"node {rank} is one of {size} nodes with {processes} processes each",
+                "pass the same --nnodes and -np on all nodes",
             )
         elif rank in self._nodes:  # The connection of the lost supervisor may still be open.
             lines, code = (f"node 0 still has a connection to node {rank}", "", ""), ExitCode.PEER_GONE
@@ -219,7 +192,7 @@ class NodeCluster(Cluster):
         for option in SOCKET_OPTIONS:
             caller.channel.peer.setsockopt(*option)
         if not self._lost_at.pop(rank, 0.0):
-            warn_without_secret(self._own, [caller.host])
+            rendezvous.warn_without_secret(self._own, [caller.host])
         self._nodes[rank] = _Node(caller)
 
     def free_slots(self) -> int:
@@ -245,7 +218,8 @@ class NodeCluster(Cluster):
             f"{len(missing)} of {self._own.size} nodes did not connect in time",
             f"node {', '.join(missing)} did not connect to node 0 at {self._endpoint}"
             + f"; a process on {refused} has a different {SECRET_ENV} and was refused" * bool(refused),
-            f"check the output of their supervisors, and set the same {SECRET_ENV}; {SECONDS_ENV} sets the time limit",
+            f"check the output of their supervisors, and set the same {SECRET_ENV}; {rendezvous.SECONDS_ENV} sets the "
+            "time limit",
             code=ExitCode.PEER_GONE,
         )
 
@@ -278,10 +252,11 @@ class NodeCluster(Cluster):
         self._allocated = []
         super().release()
 
-    def end(self, code: int) -> None:
-        """Ask the other supervisors to end with an exit code."""
-        for node in self._nodes.values():
-            node.request(END, code)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Ask the other supervisors to end with the exit code of this supervisor."""
+        if error is None or isinstance(error, (UserError, StopRequested)):
+            for node in self._nodes.values():
+                node.request(END, error.code if error else ExitCode.DONE)
 
 
 def derive_secret(variables: Mapping[str, str], own: LocalProcess) -> dict[str, str]:
@@ -289,18 +264,7 @@ def derive_secret(variables: Mapping[str, str], own: LocalProcess) -> dict[str, 
     return {**variables, SECRET_ENV: own.derive(variables.get(SECRET_ENV, "")).secret.hex()}
 
 
-def run_on_nodes(driver_of: Callable[[Cluster], ElasticDriver], cluster: NodeCluster) -> None:
-    """Run the driver on node 0. At its end, ask the supervisors of the other nodes to end with the same exit code."""
-    code: int = ExitCode.DONE
-    try:
-        driver_of(cluster).run()
-    except (UserError, StopRequested) as error:
-        code = error.code
-        raise
-    finally:
-        cluster.end(code)
-
-
+@dataclass
 class NodeSupervisor:
     """Supervisor of a node other than node 0.
 
@@ -313,18 +277,15 @@ class NodeSupervisor:
         grace: Seconds between the request to stop and the kill of a rank that has not exited.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        own: LocalProcess,
-        processes: int,
-        arguments: Sequence[str],
-        control: SignalHandler,
-        grace: float,
-    ) -> None:
-        self._endpoint, self._own, self._arguments, self._control = endpoint, own, arguments, control
-        self._grace = grace
-        self._ranks = [WorkerProcess() for _ in range(processes)]
+    endpoint: rendezvous.Endpoint
+    own: LocalProcess
+    processes: int
+    arguments: Sequence[str]
+    control: SignalHandler
+    grace: float
+
+    def __post_init__(self) -> None:
+        self._ranks = [WorkerProcess() for _ in range(self.processes)]
         self._running: set[int] = set()  # Ranks whose exit codes have not been reported.
 
     def run(self) -> None:
@@ -336,30 +297,34 @@ class NodeSupervisor:
         """
         try:
             while True:
-                channel = retry(self._endpoint, self._own, self._join)
-                self._log(f"connected to node 0 at {self._endpoint}")
-                with channel.peer, self._control.defer():
+                if self.control.requested_action is StepAction.STOP:
+                    raise self.control.stop_exception()
+                channel = rendezvous.retry(self.endpoint, self.own, self._join)
+                print(f"[{self.own}] connected to node 0 at {self.endpoint}", file=sys.stderr, flush=True)
+                with channel.peer, self.control.defer():
                     code = self._serve(channel)
                 if code is not None:
                     break
-                self._log("node 0 does not answer; its ranks are stopped here, and this node connects again")
-                with self._control.defer():
+                print(f"[{self.own}] lost node 0; stopping the processes of this node", file=sys.stderr, flush=True)
+                with self.control.defer():
                     self._stop_ranks()
         finally:
             for process in self._ranks:
                 process.kill()
-        if code == ExitCode.STOPPED or code == ExitCode.INTERRUPTED:
+        if code in (ExitCode.STOPPED, ExitCode.INTERRUPTED):
             raise StopRequested("node 0 was asked to stop", code)
         if code:
             raise UserError(f"node 0 has ended the job with exit code {code}", remedy="see its output", code=code)
 
     def _join(self, address: str) -> Channel:
         """Connect to node 0. Raise ``UnknownPeerError`` if this node must try again."""
-        peer = socket.create_connection((address, self._endpoint.port), REQUEST_SECONDS)
+        peer = socket.create_connection((address, self.endpoint.port), rendezvous.REQUEST_SECONDS)
         try:
-            channel = handshake.run_with_timeout(REQUEST_SECONDS, peer, handshake.greet(peer, self._own, 0))
+            channel = handshake.run_with_timeout(rendezvous.REQUEST_SECONDS, peer, handshake.greet(peer, self.own, 0))
             channel.send({"host": socket.gethostname(), "processes": len(self._ranks)})
-            verdict = handshake.run_with_timeout(REQUEST_SECONDS, peer, channel.receive(VERDICT_SCHEMA))
+            verdict = handshake.run_with_timeout(
+                rendezvous.REQUEST_SECONDS, peer, channel.receive(rendezvous.VERDICT_SCHEMA)
+            )
             if verdict["error"] and verdict["code"] == ExitCode.PEER_GONE:
                 raise UnknownPeerError(verdict["error"][0])
             if verdict["error"]:
@@ -379,10 +344,11 @@ class NodeSupervisor:
             try:
                 request = handshake.run_with_timeout(POLL_SECONDS, channel.peer, requests)
                 requests = channel.receive(REQUEST_SCHEMA)
-            except TimeoutError:
+            except (OSError, ValueError) as error:
+                # The operating system's error for a lost connection is also a ``TimeoutError``, with a number.
+                if not isinstance(error, TimeoutError) or error.errno is not None:
+                    return None
                 request = None
-            except (OSError, ValueError):
-                return None
             if request is not None:
                 if request["method"] == END:
                     return int(request["rank"])
@@ -390,58 +356,44 @@ class NodeSupervisor:
                     return None
                 self._do(request, channel, is_leaving=kill_at < math.inf)
             now = time.monotonic()
-            if self._control.requested_action is StepAction.STOP:
+            if self.control.requested_action is StepAction.STOP:
                 if kill_at == math.inf:
-                    kill_at = now + self._grace
+                    kill_at = now + self.grace
                     for process in self._ranks:
                         process.stop()
                 if now > kill_at:
                     for process in self._ranks:
                         process.kill()
                 if not self._running or now > kill_at + KILL_SECONDS:
-                    raise self._control.stop_exception()
+                    raise self.control.stop_exception()
 
     def _do(self, request: dict[str, Any], channel: Channel, *, is_leaving: bool) -> None:
         """Carry out a request of node 0 for a rank."""
-        rank, method = request["rank"], request["method"]
-        process = self._ranks[rank]
-        if method == START:
-            variables = derive_secret(request["variables"], self._own)
-            process.start(self._arguments, os.getcwd(), variables, __version__)
+        rank, process = request["rank"], self._ranks[request["rank"]]
+        if request["method"] == START:
+            process.start(self.arguments, os.getcwd(), derive_secret(request["variables"], self.own), __version__)
             self._running.add(rank)
-        elif method == STOP:
+        elif request["method"] == STOP:
             process.stop()
-        elif method == KILL:
+        elif request["method"] == KILL:
             process.kill()
         else:
             lines, code, is_suspended = process.poll()
-            if code is not None:
-                self._running.discard(rank)
-            channel.send(
-                {
-                    "number": request["number"],
-                    "lines": lines,
-                    "code": code,
-                    "is_suspended": is_suspended,
-                    "is_leaving": is_leaving and not self._running,
-                }
-            )
+            self._running -= {rank} if code is not None else set()
+            answer = {"number": request["number"], "lines": lines, "code": code, "is_suspended": is_suspended}
+            channel.send({**answer, "is_leaving": is_leaving and not self._running})
 
     def _stop_ranks(self) -> None:
         """Ask the ranks to stop, kill them after the grace, and print their output."""
         for rank in self._running:
             self._ranks[rank].stop()
-        kill_at = time.monotonic() + self._grace
+        kill_at = time.monotonic() + self.grace
         while self._running:
             for rank in list(self._running):
+                if time.monotonic() > kill_at:
+                    self._ranks[rank].kill()
                 lines, code, _ = self._ranks[rank].poll()
                 for stream, line in lines:
                     print_line(line, stream)
-                if code is not None:
-                    self._running.discard(rank)
-                elif time.monotonic() > kill_at:
-                    self._ranks[rank].kill()
+                self._running -= {rank} if code is not None else set()
             time.sleep(POLL_SECONDS)
-
-    def _log(self, text: str) -> None:
-        print(f"[{self._own}] {text}", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ SAME_VERSIONS_HINT = "install the same crepe_dist, Python and Ray in the environ
 # process may keep the pipe open forever.
 DRAIN_SECONDS = 1.0
 LINE_BYTES = 8 * 1024  # Maximum number of bytes of a line. A longer line is split into pieces of this size.
-MAX_LINES = 256  # Maximum number of lines that one poll returns.
+MAX_POLL_BYTES = 1 << 18  # One poll returns no further lines after this number of bytes. A line counts 32 bytes more.
 
 Line = tuple[str, str]  # Name of the stream (stdout or stderr), and a line that the process wrote to it.
 
@@ -100,7 +100,11 @@ class WorkerProcess:
                 reader.join(DRAIN_SECONDS)
         state = process_state(self._process.pid) if self._process is not None and code is None else None
         is_suspended = state is not None and state[0] == b"T"
-        lines = [self._lines.get() for _ in range(min(self._lines.qsize(), MAX_LINES))]
+        lines: list[Line] = []
+        num_bytes = 0
+        while self._lines.qsize() and num_bytes < MAX_POLL_BYTES:
+            lines.append(self._lines.get())
+            num_bytes += 4 * len(lines[-1][1]) + 32
         return lines, None if self._lines.qsize() else code, is_suspended
 
     def stop(self) -> None:

@@ -55,6 +55,9 @@ class Nodes:
     def codes(self) -> list[int]:
         return [process.wait(60) for _, process in sorted(self.supervisors.items())]
 
+    def wait_for_starts(self, number: int) -> None:
+        harness.wait_for(lambda: len(list(self.folder.glob("up-*"))) == number)
+
     def wait_for_ranks(self, number: int) -> None:
         harness.wait_for(lambda: len(self.pids()) == number)
 
@@ -131,9 +134,21 @@ def test_the_supervisor_of_node_0_may_be_replaced(nodes):
     harness.wait_for(lambda: not job.pids())
     job.start("stop_on_request", 0)
     harness.wait_for(lambda: len(job.pids()) == 2 and not set(first.values()) & set(job.pids().values()))
-    assert "node 0 does not answer" in job.printed(1)
+    assert "lost node 0" in job.printed(1)
     job.supervisors[0].terminate()
     assert job.codes() == [ExitCode.STOPPED] * 2
+
+
+def test_a_node_that_has_lost_node_0_can_be_stopped(nodes):
+    """Also by a signal that arrives while it waits for its ranks."""
+    job = nodes(2, 1)
+    job.start("stop_on_request", 0)
+    job.start("ignore_requests", 1)
+    job.wait_for_starts(2)
+    job.supervisors[0].kill()
+    harness.wait_for(lambda: "lost node 0" in job.printed(1))
+    job.supervisors[1].terminate()
+    assert job.supervisors[1].wait(20) == ExitCode.STOPPED
 
 
 def test_a_node_that_is_asked_to_stop_leaves_and_the_others_wait_for_it(nodes):
@@ -184,10 +199,10 @@ def test_nodes_that_differ_are_refused(nodes):
     job.start("stop_on_request", 0)
     job.start("stop_on_request", 1, flags=("-np", "2"))
     assert job.supervisors[1].wait(60) == 1
-    assert "node 0 has 1 processes, node 1 has 2" in job.printed(1)
+    assert "node 1 is one of 2 nodes with 2 processes each" in job.printed(1)
     job.start("stop_on_request", 1, flags=("--nnodes", "3"))
     assert job.supervisors[1].wait(60) == 1
-    assert "node 0 is one of 2 nodes, node 1 one of 3" in job.printed(1)
+    assert "node 1 is one of 3 nodes with 1 processes each" in job.printed(1)
 
 
 def test_the_secret_of_the_ranks_is_derived_and_not_sent():
@@ -201,17 +216,30 @@ def test_the_secret_of_the_ranks_is_derived_and_not_sent():
     assert "token" not in derived
 
 
+def test_all_lines_of_another_node_arrive_however_many(nodes):
+    job = nodes(2, 1)
+    job.start("print_bytes_and_lines")
+    assert job.codes() == [0, 0]
+    lines = job.printed().splitlines()
+    numbers = [line.split()[2] for line in lines if line.endswith("x" * 50) and line.startswith("[rank 1]")]
+    assert numbers == list(map(str, range(50_000)))
+    assert sum(line.count("\ufffd") for line in lines) == 2 * 20_000
+
+
 @pytest.mark.parametrize(
-    ("variables", "flags"),
+    ("variables", "flags", "message"),
     [
-        ({"RANK": "1", "WORLD_SIZE": "2"}, ()),
-        ({"PET_NNODES": "2"}, ("--node-rank", "1")),
-        ({}, ("--nnodes", "2")),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (), "this is node 1 of 2, and MASTER_ADDR is not set"),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (), "this is node 1 of 2, and MASTER_ADDR is not set"),
+        ({"PET_NNODES": "3", "PET_NODE_RANK": "2"}, (), "this is node 2 of 3, and MASTER_ADDR is not set"),
+        ({"JOB_COMPLETION_INDEX": "1"}, ("--nnodes", "4"), "this is node 1 of 4, and MASTER_ADDR is not set"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("--node-rank", "2"), "its rank is not a number below 2"),
+        ({}, ("--nnodes", "2"), "this is one of 2 nodes, and its rank is not a number below 2"),
     ],
 )
-def test_a_node_without_its_rank_or_the_address_of_node_0_is_told_how(tmp_path, data, monkeypatch, variables, flags):
+def test_the_rank_and_the_number_of_nodes(tmp_path, data, monkeypatch, variables, flags, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     printed = run(command("supervise", "-np", 2, *flags, "--data", data), tmp_path, code=1)
-    assert "this is one of 2 nodes, but its rank or the address of node 0 is missing" in printed
-    assert "--nnodes 2 --node-rank R --master-addr HOST" in printed
+    assert message in printed
+    assert "for a job on this host only, --nnodes 1" in printed
