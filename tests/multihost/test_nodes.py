@@ -14,7 +14,7 @@ from tests.chaos.harness import slow
 from tests.conftest import needs_kernels
 from tests.helpers.programs import program
 from tests.multihost.conftest import LIMIT
-from tests.multihost.network import Network, needs_namespaces
+from tests.multihost.network import Host, Network, needs_namespaces
 from tests.multihost.test_two_hosts import EPOCHS, alone
 
 pytestmark = [pytest.mark.multihost, needs_namespaces, needs_kernels]
@@ -124,6 +124,17 @@ def test_a_host_that_is_lost_for_good(job, unharmed):
     assert job.supervisors[0].wait() == 0, job.printed()
     assert "supervise: 2 processes (2 on hosta)" in job.printed()
     harness.assert_same(job.run_dir, unharmed)
+
+
+@pytest.mark.parametrize("host", [slow(1), slow(0)])
+def test_a_lost_host_that_is_replaced(job, unharmed, host):
+    job.network.on_switch("link", "del", job.network.hosts[host].name)  # No process can say that it ends.
+    job.network.hosts[host].end()
+    job.wait_for("was lost with its node" if host else "lost node 0")
+    job.network.hosts[host] = Host(job.network, host + 1)
+    job.start(host)
+    ends_as_unbroken(job, unharmed)
+    assert "(2 on hosta, 2 on hostb)" in job.printed()
 
 
 @pytest.mark.slow
