@@ -368,8 +368,9 @@ class LoggingOptions(Settings, group="logging"):
     )
     rank_times_steps: int = setting(
         100,
-        "Number of steps between two records of the times and the memory of every process. The record at the end of an "
-        "epoch covers the rest of its steps. 0: no records.",
+        "Number of steps between two records of the times and the memory of every process. If these steps take less "
+        "than two seconds, a multiple of the number. The record at the end of an epoch covers the rest of its steps. "
+        "0: no records.",
         int_range(0, MAX_COUNT),
     )
     metrics_port: Optional[int] = setting(

@@ -12,6 +12,7 @@ from crepe_dist.distributed.process_group import Stopwatch
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.runs.metrics import RANK_TIMES
+from crepe_dist.training import rank_timer
 from crepe_dist.training.rank_timer import MIN_STEPS, RankTimer
 from tests import conftest
 from tests.chaos import harness
@@ -86,7 +87,8 @@ def test_the_parts_of_a_step_are_told_apart():
         ([], ""),
     ],
 )
-def test_the_slowest_rank_is_named_once_an_epoch(others, slow):
+def test_the_slowest_rank_is_named_once_an_epoch(others, slow, monkeypatch):
+    monkeypatch.setattr(rank_timer, "MIN_SECONDS", 0.0)
     fake = Fake(*others, interval=MIN_STEPS)
     timer = RankTimer(fake.context)
     timer.on_epoch_begin()
@@ -97,6 +99,20 @@ def test_the_slowest_rank_is_named_once_an_epoch(others, slow):
     assert len(fake.recorded) == len(fake.gathered) == 3  # No collective in the other steps.
     assert len(fake.said) == bool(slow)
     assert not slow or fake.said[0].startswith(slow)
+
+
+def test_fast_steps_have_few_collectives():
+    fake = Fake(interval=1)
+    timer = RankTimer(fake.context)
+    timer.on_epoch_begin()
+    for step in range(1, 101):
+        fake.context.progress.step = step
+        timer.on_step_begin(BATCH)
+        time.sleep(0.001)
+        timer.on_step_end(result(step), 0.1)
+    assert len(fake.gathered) == 1
+    timer.on_train_epoch_end()
+    assert [record["steps"] for record in fake.recorded] == [1, 98]
 
 
 @needs_kernels
@@ -110,7 +126,7 @@ def test_every_rank_is_recorded(launcher, data, tmp_path):
         command = harness.command(tmp_path / "run", data, processes, *flags)
     conftest.run(command, tmp_path)
     steps = [record["step"] for record in records(tmp_path / "run", "ranks")]
-    assert steps == [4, 8, 12, 13, 16, 20, 24, 26, 28, 32, 36, 39]  # Three epochs of 13 steps.
+    assert {4, 13, 26, 39} <= set(steps) <= {13, 26, *range(4, 40, 4), 39}  # Three epochs of 13 steps.
     for record in records(tmp_path / "run", "ranks"):
         assert all(len(record[name]) == processes for name in (*RANK_TIMES, "hosts", "memory_bytes"))
         assert min(record["compute_ms"]) > 0
