@@ -109,7 +109,7 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
     display = SimpleNamespace(print=print)
     for rank in range(3):  # all processes of a host lay out the same memory
         group = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
-        job: Any = SimpleNamespace(group=group, display=display)
+        job: Any = SimpleNamespace(group=group, display=display, exporter=None)
         data: Any = SimpleNamespace(splits={"train": range(1000)})
         config = parse(["--data", "x", "--batch-size=50", "--epochs=1"])
         context.TrainContext.create(config, data, engine, RunDir(tmp_path), job)
