@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import crepe_dist
+from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import PAPER, needs_kernels
@@ -53,6 +55,13 @@ def at_step_30(data: Path, folder: Path, network: Network) -> Run:
 @pytest.fixture(scope="module")
 def unharmed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return alone(tmp_path_factory.mktemp("unharmed") / "run", data, EPOCHS)
+
+
+def test_a_suspended_process_of_another_host_is_named(data: Path, tmp_path: Path, network: Network) -> None:
+    plan = {"kind": "SIGSTOP", "rank": 1, "phase": "train", "step": 15, "once": str(tmp_path / "once")}
+    code, printed = Run(network, tmp_path / "run", data, 1, EPOCHS, plan=plan).end()
+    assert code == ExitCode.HUNG, printed
+    assert re.search(r"why: this rank waits for a message from rank 1 on hostb \(pid \d+\)", printed), printed
 
 
 @pytest.mark.slow
