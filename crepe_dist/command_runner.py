@@ -48,6 +48,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     # Imported here because the signal handlers must be installed before these slow imports.
     from crepe_dist import crash_report
     from crepe_dist.distributed.signals import StopRequested
+    from crepe_dist.formatting import timestamp
 
     code: int = ExitCode.ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -76,7 +77,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = ExitCode.DONE
     except PeerLostError as error:
         _print_error(
-            f"stopped because another process ended or did not answer ({error}); see the messages of that process. "
+            f"stopped because another process ended or did not answer ({error}), at {timestamp()}; see the messages of "
+            "that process. "
             "Run the same command again to resume"
         )
         code = ExitCode.PEER_GONE

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from crepe_dist.distributed.tcp_group import SOCKET_OPTIONS
 from crepe_dist.elastic.driver import KILL_SECONDS, MAX_PROCESSES, Cluster, NodeLostError, Slot, print_line
 from crepe_dist.elastic.process import LINE_BYTES, MAX_POLL_BYTES, WorkerProcess
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.formatting import timestamp
 from crepe_dist.version import __version__
 
 POLL_SECONDS = 0.2  # Time limit of one poll for requests, after which a supervisor looks for signals.
@@ -300,12 +300,12 @@ class NodeSupervisor:
                 if self.control.requested_action is StepAction.STOP:
                     raise self.control.stop_exception()
                 channel = rendezvous.retry(self.endpoint, self.own, self._join)
-                print(f"[{self.own}] connected to node 0 at {self.endpoint}", file=sys.stderr, flush=True)
+                print_line(f"{timestamp()} [{self.own}] connected to node 0 at {self.endpoint}", "stderr")
                 with channel.peer, self.control.defer():
                     code = self._serve(channel)
                 if code is not None:
                     break
-                print(f"[{self.own}] lost node 0; stopping the processes of this node", file=sys.stderr, flush=True)
+                print_line(f"{timestamp()} [{self.own}] lost node 0; stopping the processes of this node", "stderr")
                 with self.control.defer():
                     self._stop_ranks()
         finally:
