@@ -48,7 +48,7 @@ EXIT_MEANINGS = {
     ExitCode.ERROR: "an error that a user can fix",
     USAGE_ERROR: "a mistake in the flags",
     ExitCode.PEER_GONE: "another process ended",
-    ExitCode.FAILURE: "unexpected failure",
+    ExitCode.FAILURE: "a failure that may pass",
     ExitCode.STOPPED: "stopped on request",
     ExitCode.HUNG: "no progress",
     ExitCode.INTERRUPTED: "interrupted",

@@ -16,7 +16,7 @@ from crepe_dist.distributed.handshake import SECRET_ENV, LocalProcess
 from crepe_dist.elastic.nodes import derive_secret
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
-from tests.conftest import command, run
+from tests.conftest import command, needs_kernels, run
 from tests.helpers.programs import program
 from tests.launchers.test_rendezvous import free_port
 
@@ -214,6 +214,24 @@ def test_the_secret_of_the_ranks_is_derived_and_not_sent():
     }
     assert len(derived) == 2
     assert "token" not in derived
+
+
+@needs_kernels
+def test_a_broken_node_is_named_and_the_code_means_again_elsewhere(data, tmp_path, monkeypatch):
+    for name, value in {"CREPE_DIST_SECRET": "a secret of the nodes", "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    flags = ("--max-restarts", 0, "--master-addr", "127.0.0.1", "--nnodes", 2, "--node-rank")
+    processes = []
+    for rank in range(2):
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        if rank == 0:
+            (folder / "data").symlink_to(data)
+        words = command("supervise", *flags, rank, "--data", "data", "--run-dir", tmp_path / "run")
+        processes.append(harness.start(words, folder))
+    (code, printed), (other_code, _) = map(harness.finish, processes)
+    assert code == other_code == ExitCode.FAILURE, printed
+    assert "error: data is not a prepared data set [only on rank 1 (host " in printed
 
 
 def test_all_lines_of_another_node_arrive_however_many(nodes):
