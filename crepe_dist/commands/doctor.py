@@ -39,7 +39,7 @@ ROWS = 64  # Number of training rows of the trial.
 TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 # Part of the output of `crepe train` that describes the processes and the device.
-TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
+TRAIN_LINE = re.compile(r"\d+ process(?:es on \d+ hosts? \(.*\))?, .*")
 # Program that prints the components with which Horovod was built. The program runs in a subprocess, because an
 # incompatible library may crash or hang.
 HOROVOD_PROBE = """

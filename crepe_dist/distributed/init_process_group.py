@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from crepe_dist.distributed import mxnet_cuda, rendezvous
 from crepe_dist.distributed.launch import (
     HOROVODRUN,
     MPI,
+    OPEN_MPI,
     LauncherEnv,
     has_mxnet,
     import_mxnet,
@@ -30,7 +32,8 @@ from crepe_dist.settings.config import Config
 def init_process_group(load_config: Callable[[], Config] | None = None) -> ProcessGroup:
     """Create the process group for the processes of the launcher, and set the number of threads of this process.
 
-    The backend is Horovod under ``horovodrun``, mpi4py under ``mpiexec`` if mpi4py is installed, and TCP otherwise.
+    The backend is Horovod under ``horovodrun``, mpi4py under ``mpiexec`` if mpi4py is installed for the MPI of
+    ``mpiexec``, and TCP otherwise.
 
     Args:
         load_config: Function that loads the configuration of the training run. Its ``UserError`` is ignored here.
@@ -67,14 +70,31 @@ def _create_group(launch: LauncherEnv, load_config: Callable[[], Config] | None)
         return _create_horovod_group(launch, load_config)
     if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
         try:
-            from crepe_dist.distributed.mpi_group import MpiProcessGroup
+            from crepe_dist.distributed.mpi_group import VENDOR, MpiProcessGroup
         except (ImportError, OSError, RuntimeError) as error:
             remedy = f"install MPI for mpi4py: {extras.install_command('mpi')}"
             raise UserError("mpi4py cannot be loaded", str(error), remedy, on_all_ranks=True) from error
-        return MpiProcessGroup()
+        if (note := _mpi_mismatch_note(launch.launcher, VENDOR)) is None:
+            return MpiProcessGroup()
+        if launch.rank == 0:
+            print(note, file=sys.stderr, flush=True)
     from crepe_dist.distributed.tcp_group import TcpProcessGroup
 
     return TcpProcessGroup(launch.rank, rendezvous.rendezvous(launch))
+
+
+def _mpi_mismatch_note(launcher: str, vendor: str) -> str | None:
+    """Return a note if the library of mpi4py cannot join the processes of the launcher, or ``None`` if it can.
+
+    MPICH and the libraries that derive from it understand each other's launchers, but not Open MPI's launcher.
+    """
+    if (launcher == OPEN_MPI) == (vendor == OPEN_MPI):
+        return None
+    return (
+        f"note: mpi4py uses {vendor}, but {launcher} started the processes, so they communicate over TCP\n"
+        f"  do:  for MPI, start with mpiexec of {vendor}, or build mpi4py for {launcher}: "
+        "pip install --no-binary mpi4py mpi4py"
+    )
 
 
 def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config] | None) -> ProcessGroup:

@@ -16,7 +16,8 @@ from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
 TORCHRUN = "torchrun"
-MPI = "Open MPI", "MPICH"
+OPEN_MPI = "Open MPI"
+MPI = OPEN_MPI, "MPICH"
 NUM_THREADS_ENV = "OMP_NUM_THREADS"
 # Each launcher, with its environment variables for the rank, the world size and the local size. The first launcher
 # whose rank and world size are both set is used. RANK and WORLD_SIZE are torchrun's convention. Users also set them in
@@ -25,7 +26,7 @@ NUM_THREADS_ENV = "OMP_NUM_THREADS"
 LAUNCHERS = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
     (TORCHRUN, "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    (MPI[0], "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 )

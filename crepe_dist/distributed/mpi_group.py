@@ -20,7 +20,11 @@ from crepe_dist.errors import PeerLostError
 
 # By default, mpi4py calls MPI_Finalize at exit. MPI_Finalize waits for all ranks, so a failed process would hang.
 mpi4py.rc.finalize = False
+# MPI of one kind ends the process if the launcher of another kind has started it. So the kinds are compared first.
+mpi4py.rc.initialize = False
 from mpi4py import MPI  # noqa: E402
+
+VENDOR = MPI.get_vendor()[0]  # Name of the MPI library that mpi4py has loaded, such as MPICH or Open MPI.
 
 # Seconds during which a wait polls without sleeping. Afterwards, it sleeps between polls, so that other threads get the
 # core.
@@ -41,6 +45,7 @@ class MpiProcessGroup(ChunkedProcessGroup):
 
     def __init__(self) -> None:
         MpiProcessGroup.is_closed = False
+        MPI.Init_thread()
         self._communicator = MPI.COMM_WORLD
         super().__init__(self._communicator.rank, self._communicator.size)
 
@@ -73,5 +78,5 @@ def _finalize() -> None:
 
     Without this call, ``mpiexec`` treats the exit of this process as a failure and kills the other processes.
     """
-    if MpiProcessGroup.is_closed:
+    if MpiProcessGroup.is_closed and MPI.Is_initialized():
         MPI.Finalize()

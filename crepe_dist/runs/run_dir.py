@@ -102,6 +102,14 @@ class RunDir:
             return name if isinstance(name, str) and is_title(name) else ""
         return ""
 
+    @property
+    def keeps_all_epochs(self) -> bool:
+        """True if ``logging.keep_epochs`` of the run is ``all``."""
+        with suppress(UserError):
+            logging = read(self.path / CONFIG).get("logging")
+            return isinstance(logging, dict) and logging.get("keep_epochs") == "all"
+        return False
+
     def describe(self) -> str:
         """Return the name and the path of the run, or only the path of a run without a name, for a message."""
         return f"{name} ({self.path})" if (name := self.name) else str(self.path)
@@ -126,7 +134,8 @@ class RunDir:
 
         In an unfinished run, these are the leftovers of killed processes. In a finished run, these are also the resume
         state, the folder of a completed refit, and the checkpoints except the reported and the latest checkpoint. If
-        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept.
+        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept. With
+        ``logging.keep_epochs`` = ``all``, no checkpoint can be removed.
         """
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
@@ -141,7 +150,13 @@ class RunDir:
         return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
-        """List the files of all checkpoints except those named in ``keep``, the weights files first."""
+        """List the files of the checkpoints that are not needed, the weights files first.
+
+        Args:
+            keep: Names of the checkpoints that are needed. If the run keeps all epochs, all checkpoints are needed.
+        """
+        if self.keeps_all_epochs:
+            return []
         prefixes = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
         removable = (path for path in files if not path.name.startswith(prefixes))

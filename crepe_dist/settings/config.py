@@ -43,6 +43,7 @@ POSITIONAL = "positional"  # Namespace attribute for a data folder that is passe
 # Flags whose names differ from the names of their settings.
 FLAG_NAMES = {
     "data.source": "data",
+    "logging.keep_epochs": "keep_epochs",
     "logging.metrics_host": "metrics_host",
     "logging.metrics_port": "metrics_port",
     "model.network": "model",

@@ -387,6 +387,11 @@ class LoggingOptions(Settings, group="logging"):
         "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
         "installed.",
     )
+    keep_epochs: Literal["needed", "all"] = setting(
+        "needed",
+        "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "
+        "refitted, and during training the checkpoints that a resumed run may need. all: every checkpoint.",
+    )
 
 
 @dataclass

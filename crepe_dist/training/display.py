@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from crepe_dist.command_runner import silence_stdout
+from crepe_dist.distributed.launch import OPEN_MPI, read_launcher_env
 from crepe_dist.errors import escape_controls
 from crepe_dist.formatting import percent, timestamp
 
@@ -47,7 +48,9 @@ class ProgressDisplay:
     """Display on standard output. It prints nothing on ranks other than 0."""
 
     def __init__(self, is_root: bool) -> None:
-        self._console = _Console(highlight=False, soft_wrap=True, quiet=not is_root)
+        # Open MPI connects the output to a pseudo-terminal, also if a log file receives it in the end.
+        force_terminal = False if read_launcher_env().launcher == OPEN_MPI else None
+        self._console = _Console(highlight=False, soft_wrap=True, quiet=not is_root, force_terminal=force_terminal)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._title = ""

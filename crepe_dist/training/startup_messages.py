@@ -21,7 +21,10 @@ from crepe_dist.training.context import TrainContext, batch_schedule, max_batch_
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
-MIN_SHARD_SIZE = 8  # If a process has fewer documents per step than this, a larger batch is recommended.
+# If a process has fewer documents per step than this, a larger batch is recommended. The first number is for processes
+# on CPUs. A GPU needs more documents, because each of its kernels takes a few microseconds to start.
+MIN_SHARD_SIZE, MIN_GPU_SHARD_SIZE = 8, 64
+MAX_SHOWN_HOSTS = 8  # Maximum number of host names in the line `training`.
 MAX_ADVISED_BATCH_SIZE = 16_384  # Largest batch size whose accuracy was measured (docs/how-to/many-hosts.md).
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
@@ -33,7 +36,11 @@ def banner(context: TrainContext) -> str:
         documents = number(len(data.splits["train"]))
         return f"refit     the n-gram branch is trained on all {documents} rows of the train and validation splits"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    processes = f"{pluralize(context.group.size, 'process', 'processes')}, {device}"
+    processes, group = pluralize(context.group.size, "process", "processes"), context.group
+    if group.size > 1:
+        hosts = join_head(list(dict.fromkeys(group.host_names)), MAX_SHOWN_HOSTS)
+        processes += f" on {pluralize(len(group.hosts), 'host')} ({hosts})"
+    processes += f", {device}"
     if context.optimizer.reduce_backend:
         processes += f", gradients summed by {context.optimizer.reduce_backend}"
     if device.device_type == "cpu":
@@ -79,10 +86,13 @@ def startup_warnings(context: TrainContext) -> list[str]:
     if is_refit(data):
         return []  # The warnings were already printed before the refit.
     is_on_cpu = context.engine.device.device_type == "cpu"
-    # If both warnings about too many processes apply, only the warning about cores is shown, because a larger batch
-    # cannot make up for too few cores.
-    too_many_processes = (is_on_cpu and warn_few_cores(group.local_size)) or warn_small_shards(config, data, group.size)
-    lines = [warn_few_steps(config, num_rows, shape), too_many_processes, warn_empty_classes(data)]
+    few_cores = warn_few_cores(group.local_size) if is_on_cpu else ""
+    small_shards = warn_small_shards(config, data, group.size, is_on_gpu=not is_on_cpu)
+    # A larger batch cannot make up for too few cores. So only one of both notes is shown, unless some processes never
+    # get a document.
+    if few_cores and max_batch_size(config, data) >= group.size:
+        small_shards = ""
+    lines = [warn_few_steps(config, num_rows, shape), few_cores, small_shards, warn_empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(group.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
     lines += warn_unused_gpu(config, context.engine)
@@ -105,17 +115,25 @@ def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
     )
 
 
-def warn_small_shards(config: Config, data: Dataset, processes: int) -> str:
+def warn_small_shards(config: Config, data: Dataset, processes: int, *, is_on_gpu: bool = False) -> str:
     """Return a warning if even the largest batch is too small for the number of processes, or "" otherwise."""
-    batch, better = max_batch_size(config, data), min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
-    if processes == 1 or batch >= better:
+    least = MIN_GPU_SHARD_SIZE if is_on_gpu else MIN_SHARD_SIZE
+    batch, better = max_batch_size(config, data), min(least * processes, MAX_ADVISED_BATCH_SIZE)
+    if batch >= better or (processes == 1 and not is_on_gpu):
         return ""
+    documents = pluralize(batch, "document")
+    if batch < processes:
+        what = f"{processes - batch} of {processes} processes never get a document of batches of at most {documents}"
+    elif processes == 1:
+        what = f"a GPU waits longer than it computes if batches have at most {documents}"
+    else:
+        what = f"{processes} processes divide batches of at most {documents}, and wait for each other longer than they "
+        what += "compute"
     return _format_note(
-        f"{processes} processes divide batches of at most {batch} documents, and wait for each other longer than they "
-        "compute",
+        what,
         f"--batch-size {better}"
         if config.data.batch_size < better
-        else f"at most {max(1, batch // MIN_SHARD_SIZE)} processes, because the batches of so few documents stay small",
+        else f"at most {max(1, batch // least)} processes, because the batches of so few documents stay small",
     )
 
 

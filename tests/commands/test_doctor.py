@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_this_machine_is_ready(tmp_path):
     assert not [line for line in lines if line.startswith("problem")]
     assert any(line.startswith("ok       1 process     train: 1 process, ") for line in lines)
     assert lines[-1].startswith("ready: one or more processes can train on the CPU")
-    assert "2 processes, cpu(0), gradients summed by shared memory" in done.stdout
+    assert f"2 processes on 1 host ({socket.gethostname()}), cpu(0), gradients summed by shared memory" in done.stdout
     assert list(folder.iterdir()) == list(temporary.iterdir()) == []
 
 

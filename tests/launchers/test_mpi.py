@@ -19,6 +19,14 @@ from tests.launchers.conftest import flags
 
 ROOT = Path(__file__).parents[2]
 
+# Package mpi4py with MPICH's library, which would end the process if it were initialised under Open MPI.
+OTHER_MPI = """
+class rc: ...
+class MPI:
+    get_vendor = staticmethod(lambda: ("MPICH", (5, 0, 2)))
+    Is_initialized = staticmethod(lambda: False)
+"""
+
 others = ["an environment without mpi4py, whose MPI may be another"] if find_spec("mpi4py") else []
 pytestmark = [pytest.mark.mpi, needs("mpirun", others=others)]
 
@@ -43,11 +51,19 @@ def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Po
 
 
 @needs_kernels
-def test_two_processes_compute_what_two_of_the_supervisor_do(data, tmp_path, unbroken):
+@pytest.mark.parametrize("mpi4py", ["none", "of another MPI"])
+def test_two_processes_compute_what_two_of_the_supervisor_do(mpi4py, data, tmp_path, unbroken, monkeypatch):
+    if mpi4py != "none":
+        (tmp_path / "mpi4py").mkdir()
+        (tmp_path / "mpi4py" / "__init__.py").write_text(OTHER_MPI)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TERM", "xterm")  # Open MPI connects rank 0 to a pseudo-terminal.
     run_dir = tmp_path / "a run"
     code, printed = harness.finish(mpirun(tmp_path, flags(run_dir, data)))
     assert code == 0, printed
-    assert "2 processes" in printed
+    assert "2 processes on 1 host" in printed
+    assert ("mpi4py uses MPICH, but Open MPI started the processes" in printed) == (mpi4py != "none")
+    assert "\x1b" not in printed
     harness.assert_same(run_dir, unbroken)
 
 

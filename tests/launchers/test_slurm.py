@@ -39,7 +39,7 @@ def cluster() -> Iterator[Slurm]:
 class Job:
     """Batch job of the script with the edits of a user."""
 
-    def __init__(self, cluster: Slurm, folder: Path, arguments: list[str], pace: float) -> None:
+    def __init__(self, cluster: Slurm, folder: Path, arguments: list[str], pace: float, worker: str = "") -> None:
         self._cluster = cluster
         plan = harness.environment(
             {"kind": "", "rank": 0, "phase": "", "step": 0, "once": str(folder / "o"), "pace": pace}
@@ -47,7 +47,8 @@ class Job:
         python = folder / "python"
         python.write_text(
             f"#!/bin/bash\nexport PYTHONPATH={ROOT} CREPE_DIST_FAULT={plan['CREPE_DIST_FAULT']}\n"
-            f'[ "$2" = crepe_dist.train ] || exit 99\nexec {sys.executable} -m tests.chaos.worker "${{@:3}}"\n'
+            f'[ "$2" = crepe_dist.train ] || exit 99\n{worker}\n'
+            f'exec {sys.executable} -m tests.chaos.worker "${{@:3}}"\n'
         )
         python.chmod(0o755)
         text = SCRIPT.read_text()
@@ -74,9 +75,9 @@ class Job:
         except AssertionError:
             pytest.fail(f"{self.state}\n{self.printed}\n{self._cluster.logs()}")
 
-    def begin_again(self) -> None:
+    def begin_again(self, restart: int = 1) -> None:
         """Restart the job after three seconds instead of two minutes, but not immediately, which confuses the nodes."""
-        self.until(lambda: self.state["Restarts"] == "1" and self.state["JobState"] == "PENDING")
+        self.until(lambda: self.state["Restarts"] == str(restart) and self.state["JobState"] == "PENDING")
         self._cluster("scontrol", "update", f"JobId={self.number}", "StartTime=now+3seconds")
 
     def wait(self) -> dict[str, str]:
@@ -97,3 +98,21 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
     assert job.printed.count("SIGTERM: saved after step") == 1
     assert job.printed.count("resuming from step") == 1
     harness.assert_same(run_dir, unbroken)
+
+
+def test_a_killed_process_is_followed_by_a_bounded_number_of_restarts(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # The folder of sbatch gets the file of failures.
+    killed = '[ "$SLURM_PROCID" = 0 ] && exit 69; kill -KILL $$'
+    job = Job(cluster, tmp_path, [], pace=0, worker=killed)
+    for restart in (1, 2, 3):
+        job.begin_again(restart)
+    assert job.wait()["JobState"] == "FAILED"
+    assert job.state["Restarts"] == "3"
+    assert "failure 4 (code 137); not queued again" in job.printed
+    assert len((tmp_path / f"crepe_dist-{job.number}.failures").read_text().splitlines()) == 4
+
+
+def test_a_mistake_of_the_user_is_not_repeated(cluster, tmp_path):
+    job = Job(cluster, tmp_path, [], pace=0, worker="exit 1")
+    assert job.wait()["JobState"] == "FAILED"
+    assert job.state["Restarts"] == "0"
