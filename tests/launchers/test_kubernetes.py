@@ -25,6 +25,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 SERVICE, JOB = documents("job.yaml")
+GPU_SERVICE, GPU_JOB = documents("job_gpu.yaml")
 (MPIJOB,) = documents("mpijob.yaml")
 (INFERENCE_SERVICE,) = documents("inferenceservice.yaml")
 PREDICTOR = INFERENCE_SERVICE["spec"]["predictor"]
@@ -34,6 +35,7 @@ RAY = RAYJOB["spec"]["rayClusterSpec"]
 (RAY_WORKERS,) = RAY["workerGroupSpecs"]
 TEMPLATES = {
     "job": JOB["spec"]["template"],
+    "gpu": GPU_JOB["spec"]["template"],
     **{role: each["template"] for role, each in REPLICAS.items()},
     "head": RAY["headGroupSpec"]["template"],
     "ray": RAY_WORKERS["template"],
@@ -64,12 +66,17 @@ def as_job(template: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_they_are_of_the_form_that_kubernetes_takes(version):
-    for manifest in (SERVICE, JOB, *map(as_job, TEMPLATES.values())):
+    for manifest in (SERVICE, JOB, GPU_SERVICE, GPU_JOB, *map(as_job, TEMPLATES.values())):
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_their_flags_are_train_s():
-    for command in (words(TEMPLATES["job"]), words(TEMPLATES["Launcher"]), RAYJOB["spec"]["entrypoint"].split()):
+    for command in (
+        words(TEMPLATES["job"]),
+        words(TEMPLATES["gpu"]),
+        words(TEMPLATES["Launcher"]),
+        RAYJOB["spec"]["entrypoint"].split(),
+    ):
         config, _ = parse_with_cluster(command[command.index(MODULE) + 1 :])
         assert (config.run_dir or "").startswith("/runs/")
 
@@ -108,7 +115,7 @@ def test_the_pods_of_a_job_meet_at_the_first():
     name, given = JOB["metadata"]["name"], environment(TEMPLATES["job"])
     assert spec["completionMode"] == "Indexed"
     assert given["WORLD_SIZE"] == str(spec["parallelism"]) == str(spec["completions"])
-    assert spec["backoffLimit"] == 10 * spec["completions"]
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (10, 0)
     assert given["MASTER_ADDR"] == f"{name}-0.{service}"
     assert TEMPLATES["job"]["spec"]["subdomain"] == service
     assert SERVICE["spec"]["selector"] == {"job-name": name}
@@ -138,3 +145,25 @@ def test_the_processes_of_an_mpijob_meet_at_the_first_worker_and_know_where():
     assert given["OMP_NUM_THREADS"] == str(cores // spec["slotsPerWorker"])
     assert given["MASTER_ADDR"] == f"{name}-worker-0.{name}"
     assert given.keys() <= {command[place + 1] for place, word in enumerate(command) if word == "-x"}
+
+
+def test_a_job_on_gpus_differs_only_in_its_gpu_and_cache():
+    template = TEMPLATES["gpu"]
+    assert GPU_SERVICE == SERVICE
+    assert {**GPU_JOB["spec"], "template": {}} == {**JOB["spec"], "template": {}}
+    assert container(template)["resources"]["limits"]["nvidia.com/gpu"] == 1
+    given, mounts = environment(template), {each["mountPath"] for each in container(template)["volumeMounts"]}
+    assert given["XDG_CACHE_HOME"] in mounts
+    assert given["CUDA_CACHE_PATH"].startswith(given["XDG_CACHE_HOME"])
+    assert {name: given[name] for name in environment(TEMPLATES["job"])} == environment(TEMPLATES["job"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_job_with_rdma_is_of_the_form_that_kubernetes_takes(version):
+    text = (LAUNCH / "job_gpu.yaml").read_text(encoding="utf-8")
+    for line in ("add: [IPC_LOCK]", "rdma/hca: 1"):
+        assert f"# {line}" in text
+        text = text.replace(f"# {line}", line)
+    _, job = yaml.safe_load_all(text)
+    assert container(job["spec"]["template"])["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    kubernetes_validate.validate(job, version, strict=True)
