@@ -107,6 +107,16 @@ def iter_shards(
         yield order[shard_start:shard_stop], stop - start, shard_start - start
 
 
+def with_next(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Batch | None]]:
+    """Yield each batch together with the batch after it. The last batch has ``None``."""
+    iterator = iter(batches)
+    batch = next(iterator, None)
+    while batch is not None:
+        next_batch = next(iterator, None)
+        yield batch, next_batch
+        batch = next_batch
+
+
 class DataLoader:
     """Iterator over a rank's shard of each global batch. A thread gathers the rows from the memory map ahead of their
     use.

@@ -43,6 +43,7 @@ class CpuEngine(Engine):
         self._kernels.call("crepe_set_loss", constants, class_weights.ctypes.data, len(class_weights))
         self._addresses = to_c_parameters(parameter.data for parameter in self.parameters.values())
         self.load_weights()
+        self._listed_batch: Batch | None = None  # Batch of the list of rows that the kernels have prepared.
 
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
@@ -73,11 +74,12 @@ class CpuEngine(Engine):
     def _forward(self, function: str, batch: Batch, num_branches: int) -> Logits:
         """Compute the logits of the network or of its branches, float32 [B, num_branches, classes]."""
         num_rows, stride = self._check_batch(batch)
+        self._listed_batch = None  # The kernels have one list of rows, which this call replaces.
         logits = np.empty((num_branches, num_rows, self.config.num_classes), np.float32)
         self._kernels.call(function, batch.packed.ctypes.data, stride, num_rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
-    def forward_backward(self, batch: Batch) -> float:
+    def forward_backward(self, batch: Batch, next_batch: Batch | None = None) -> float:
         num_rows, _ = self._check_batch(batch)
         packed, scales, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
         dropout = self.config.dropout, batch.seed, batch.first
@@ -85,11 +87,22 @@ class CpuEngine(Engine):
         # The argument False means that the kernels do not read buffers again. Only trained parameters have changed.
         self._kernels.call("crepe_set_parameters", self._addresses, False)
         self._optimizer.wait_for_update()
-        self._kernels.call("crepe_find_rows", packed, num_rows)
-        self._optimizer.pull_rows()
+        if batch is not self._listed_batch:
+            self._list_rows(batch)
+            self._optimizer.pull_rows()
+        self._listed_batch = None  # The kernels change the list.
         fixed_point = scales.grad_addresses, scales.exponents, scales.bound_unit, scales.sum_bounds
         self._kernels.call("crepe_forward_backward", packed, num_rows, *dropout, *fixed_point, ctypes.byref(loss))
+        if next_batch is not None and self._optimizer.requests_rows:
+            self._list_rows(next_batch)
+            self._optimizer.request_next_rows()
         return loss.value
+
+    def _list_rows(self, batch: Batch) -> None:
+        """List the rows of the embeddings that a batch uses, for the next computation of gradients."""
+        num_rows, _ = self._check_batch(batch)
+        self._kernels.call("crepe_find_rows", batch.packed.ctypes.data, num_rows)
+        self._listed_batch = batch
 
     def _check_batch(self, batch: Batch) -> tuple[int, int]:
         """Return the number of rows of a batch, and its bytes per row.

@@ -84,7 +84,7 @@ class CudaEngine(Engine):
         self._forward(device_batch).read(logits)
         return logits.swapaxes(0, 1)
 
-    def forward_backward(self, batch: Batch) -> DeviceBuffer:
+    def forward_backward(self, batch: Batch, next_batch: Batch | None = None) -> DeviceBuffer:
         """Compute the gradients of a batch, and return the buffer of the losses, float32 [branches, documents].
 
         The call does not wait for the GPU, so the losses may not have been computed yet.

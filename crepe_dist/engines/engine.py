@@ -132,8 +132,13 @@ class Engine(ABC):
         return self.logits(batch)[:, None]
 
     @abstractmethod
-    def forward_backward(self, batch: Batch) -> Any:
+    def forward_backward(self, batch: Batch, next_batch: Batch | None = None) -> Any:
         """Compute the gradients of the summed, weighted losses of a batch, which is this rank's shard.
+
+        Args:
+            next_batch: Batch of the next call, if it is already known. If there are several hosts, the CPU engine lists
+                its rows now, so that they are requested together with the gradients of this batch. Every rank must
+                pass a batch, or no rank.
 
         Returns:
             With the native CPU kernels, the sum of the losses. Otherwise, an array or buffer of losses on the device.

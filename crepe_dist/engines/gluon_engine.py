@@ -64,7 +64,7 @@ class GluonEngine(Engine):
         logits: Logits = self.network(self._to_device(char_ids)).asnumpy()
         return logits
 
-    def forward_backward(self, batch: Batch) -> mx.nd.NDArray:
+    def forward_backward(self, batch: Batch, next_batch: Batch | None = None) -> mx.nd.NDArray:
         char_ids, label_probs, weights = unpack_batch(batch, self.config.num_classes, self.loss.max_labels)
         arrays = char_ids, *self.loss.targets(label_probs, weights)
         char_ids, targets, weights = map(self._to_device, arrays)

@@ -329,46 +329,43 @@ int64_t crepe_embedding_drift_history(void* embedding, double* out) {
 
 // Creates the messages between hosts; see RowExchange.
 void* crepe_exchange_open(void* const* embeddings, int num_embeddings, const RowSharding* sharding, int local_process,
-                          int ranks, const int* owners, const int* requesters, int num_requesters, int threads) {
+                          int ranks, const int* owners, const int* requesters, int num_requesters,
+                          const DenseExchange* dense, int threads) {
     RowExchange* exchange = nullptr;
     run_guarded([&] {
         auto* const* const begin = reinterpret_cast<ShardedEmbedding* const*>(embeddings);
         exchange = new RowExchange({begin, begin + num_embeddings}, *sharding, local_process, ranks, owners,
-                                   {requesters, requesters + num_requesters}, threads);
+                                   {requesters, requesters + num_requesters}, *dense, threads);
     });
     return exchange;
 }
 
 void crepe_exchange_close(void* exchange) { delete static_cast<RowExchange*>(exchange); }
 
-int crepe_exchange_pack_requests(void* exchange, char** messages, int64_t* sizes) {
-    return run_guarded([&] { static_cast<RowExchange*>(exchange)->pack_requests({messages, sizes}); });
+// The next functions pack messages to all ranks, or read messages from all ranks. The functions that read also write
+// to wrong_rank: -1, or the rank that sent a wrong message.
+int crepe_exchange_pack_grads(void* exchange, bool has_grads, bool has_request, char** messages, int64_t* sizes) {
+    return run_guarded(
+        [&] { static_cast<RowExchange*>(exchange)->pack_grads(has_grads, has_request, {messages, sizes}); });
 }
 
-// The next functions read received messages. They also write to wrong_rank: -1, or the rank that sent a wrong message.
-int crepe_exchange_pack_replies(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank,
-                                char** messages, int64_t* sizes) {
+int crepe_exchange_read_grads(void* exchange, bool has_grads, bool has_request, const char* received,
+                              const int64_t* received_sizes, int* wrong_rank) {
     return run_guarded([&] {
-        *wrong_rank = static_cast<RowExchange*>(exchange)->pack_replies({received, received_sizes}, {messages, sizes});
+        *wrong_rank =
+            static_cast<RowExchange*>(exchange)->read_grads(has_grads, has_request, {received, received_sizes});
     });
 }
 
-int crepe_exchange_store_replies(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank) {
+int crepe_exchange_pack_rows(void* exchange, bool has_sums, bool has_values, char** messages, int64_t* sizes) {
     return run_guarded(
-        [&] { *wrong_rank = static_cast<RowExchange*>(exchange)->store_replies({received, received_sizes}); });
+        [&] { static_cast<RowExchange*>(exchange)->pack_rows(has_sums, has_values, {messages, sizes}); });
 }
 
-int crepe_exchange_pack_grads(void* exchange, const int32_t* dense, const int64_t* pieces, char** messages,
-                              int64_t* sizes) {
-    return run_guarded(
-        [&] { static_cast<RowExchange*>(exchange)->pack_grads(dense, pieces, {messages, sizes}); });
-}
-
-int crepe_exchange_add_grads(void* exchange, const char* received, const int64_t* received_sizes, int* wrong_rank,
-                             const int64_t* counts, int32_t* dense) {
+int crepe_exchange_read_rows(void* exchange, bool has_sums, bool has_values, const char* received,
+                             const int64_t* received_sizes, int* wrong_rank) {
     return run_guarded([&] {
-        *wrong_rank =
-            static_cast<RowExchange*>(exchange)->add_grads({received, received_sizes}, counts, dense);
+        *wrong_rank = static_cast<RowExchange*>(exchange)->read_rows(has_sums, has_values, {received, received_sizes});
     });
 }
 

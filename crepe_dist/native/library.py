@@ -60,8 +60,9 @@ _DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)
 # Arguments for fixed-point gradients: the gradients, the exponents of their scales, the unit of the bounds, and the
 # bounds. See optim/fixed_point.py.
 _FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
-# Arguments for messages between hosts: addresses and sizes of packed messages; received messages, their sizes, and the
-# rank that sent a wrong message.
+# Arguments for messages between hosts: whether the messages have their first and their second part; addresses and sizes
+# of packed messages; received messages, their sizes, and the rank that sent a wrong message.
+_FLAGS = (ctypes.c_bool, ctypes.c_bool)
 _MESSAGES = (_LONGS, _LONGS)
 _RECEIVED = (_BYTES, _LONGS, _INTS)
 _UPDATE = (
@@ -120,14 +121,24 @@ _FUNCTIONS = {
     "crepe_embedding_drift_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
     "crepe_exchange_open": (
         ctypes.c_void_p,
-        (_ARRAYS, ctypes.c_int, _INTS, ctypes.c_int, ctypes.c_int, _INTS, _INTS, ctypes.c_int, ctypes.c_int),
+        (
+            _ARRAYS,
+            ctypes.c_int,
+            _INTS,
+            ctypes.c_int,
+            ctypes.c_int,
+            _INTS,
+            _INTS,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ),
     ),
     "crepe_exchange_close": (None, (ctypes.c_void_p,)),
-    "crepe_exchange_pack_requests": (ctypes.c_int, (ctypes.c_void_p, *_MESSAGES)),
-    "crepe_exchange_pack_replies": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED, *_MESSAGES)),
-    "crepe_exchange_store_replies": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED)),
-    "crepe_exchange_pack_grads": (ctypes.c_int, (ctypes.c_void_p, _INTS, _LONGS, *_MESSAGES)),
-    "crepe_exchange_add_grads": (ctypes.c_int, (ctypes.c_void_p, *_RECEIVED, _LONGS, _INTS)),
+    "crepe_exchange_pack_grads": (ctypes.c_int, (ctypes.c_void_p, *_FLAGS, *_MESSAGES)),
+    "crepe_exchange_read_grads": (ctypes.c_int, (ctypes.c_void_p, *_FLAGS, *_RECEIVED)),
+    "crepe_exchange_pack_rows": (ctypes.c_int, (ctypes.c_void_p, *_FLAGS, *_MESSAGES)),
+    "crepe_exchange_read_rows": (ctypes.c_int, (ctypes.c_void_p, *_FLAGS, *_RECEIVED)),
     "crepe_barrier_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_barrier_wait": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
     "crepe_sum_int32": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),

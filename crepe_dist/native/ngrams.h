@@ -316,7 +316,7 @@ class NGramBranch final : public Engine {
 
     // Collects the buckets of all documents of the batch. Each thread fills a range of the bitmap.
     void collect_touched_rows() {
-        RowIndex& index = touched_.index();
+        RowIndex& index = touched_.start();
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part) {
             const long first = index.size * part / threads_, last = index.size * (part + 1) / threads_;

@@ -85,7 +85,7 @@ template <class T> class PositionEmbedding {
     void find_touched_rows(const BatchLayout& layout) {
         uint32_t* const begin = rows_.get();
         uint32_t* const end = begin + layout.start(0, layout.documents()) * config_.ngrams();
-        RowIndex& index = touched_.index();
+        RowIndex& index = touched_.start();
         std::fill_n(index.words, index.size, 0);
         for (const uint32_t* row = begin; row < end; ++row)
             if (*row != NO_ROW) index.words[*row / WORD] |= uint64_t{1} << (*row % WORD);

@@ -44,6 +44,8 @@ struct RowSharding {
     // Returns the number of rows of a shard. The last shards may have fewer rows.
     long rows_per_shard(long rows) const { return (bitmap_words(rows) + num_shards - 1) / num_shards * WORD; }
 
+    bool has_other_hosts() const { return num_shards > num_local_shards; }
+
     bool is_local(int shard) const {
         return shard >= first_local_shard && shard < first_local_shard + num_local_shards;
     }
@@ -65,18 +67,25 @@ template <class Number> struct SparseRows {
     uint32_t* row_ids;
     Number* values;
 
-    SparseRows(char* memory, EmbeddingShape shape, long max_rows) {
+    // memory: `list_bytes` for the index and the list, then memory for the values.
+    SparseRows(char* memory, EmbeddingShape shape, long max_rows)
+        : SparseRows(memory, reinterpret_cast<Number*>(memory + list_bytes(shape, max_rows)), shape) {}
+
+    SparseRows(char* lists, Number* values, EmbeddingShape shape) : values(values) {
         index.size = bitmap_words(shape.rows);
-        index.words = reinterpret_cast<uint64_t*>(memory);
+        index.words = reinterpret_cast<uint64_t*>(lists);
         index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
         row_ids = index.before + whole_lines(index.size + 1);
-        values = reinterpret_cast<Number*>(row_ids + whole_lines(max_rows + SPARE));
     }
 
     static long bytes(EmbeddingShape shape, long max_rows) {
-        const long words = bitmap_words(shape.rows), lists = whole_lines(words + 1) + whole_lines(max_rows + SPARE);
         const long values = max_rows * shape.columns * long(sizeof(Number));
-        return (words * long(sizeof(uint64_t)) + lists * 4 + values + 63) / 64 * 64;
+        return (list_bytes(shape, max_rows) + values + 63) / 64 * 64;
+    }
+
+    static long list_bytes(EmbeddingShape shape, long max_rows) {
+        const long words = bitmap_words(shape.rows), lists = whole_lines(words + 1) + whole_lines(max_rows + SPARE);
+        return (words * long(sizeof(uint64_t)) + lists * 4 + 63) / 64 * 64;
     }
 
     // Fills the list from the bitmap, appends NO_ROW, and completes the index.
@@ -141,8 +150,8 @@ inline float round_to_float16(float number) {
 // on rows with a gradient, and epsilon is not rescaled relative to the decaying root.
 class ShardedEmbedding {
   public:
-    // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this
-    // order.
+    // memories: for each process of this host, the memory of its gradient, its remote rows, its records, and, if there
+    // are several hosts, its second list of touched rows, in this order.
     ShardedEmbedding(EmbeddingShape shape, Optimizer optimizer, char* const* memories, RowSharding sharding,
                      int process, long max_rows, int threads)
         : shape_(shape),
@@ -158,20 +167,34 @@ class ShardedEmbedding {
         const long max_remote_rows = sharding.max_remote_rows(shape.rows, max_rows);
         for (int i = 0; i < sharding.num_local_shards; ++i) {
             char* const remote = memories[i] + RowGrads::bytes(shape, max_rows);
-            local_grads_.emplace_back(memories[i], shape, max_rows);
+            char* const records = remote + SparseRows<float16>::bytes(shape, max_remote_rows);
+            local_grads_[0].emplace_back(memories[i], shape, max_rows);
             remote_rows_.emplace_back(remote, shape, max_remote_rows);
-            records_.push_back(reinterpret_cast<float*>(remote + SparseRows<float16>::bytes(shape, max_remote_rows)));
+            records_.push_back(reinterpret_cast<float*>(records));
+            if (sharding.has_other_hosts())
+                local_grads_[1].emplace_back(records + record_bytes(shape, sharding), local_grads_[0][i].values, shape);
         }
     }
 
     static long bytes(EmbeddingShape shape, long max_rows, RowSharding sharding) {
         return RowGrads::bytes(shape, max_rows) +
                SparseRows<float16>::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
-               sharding.rows_per_shard(shape.rows) * shape.stride() * long(sizeof(float));
+               record_bytes(shape, sharding) +
+               (sharding.has_other_hosts() ? RowGrads::list_bytes(shape, max_rows) : 0);
     }
 
-    // Returns the gradient of this process.
-    RowGrads& gradient() { return local_grads_[process_]; }
+    // Starts a new list of the rows that this process touches. If there are several hosts, the list of the step before
+    // is kept, because `gradient` of that step may not have been sent yet.
+    void start_list() { newest_ ^= sharding_.has_other_hosts(); }
+
+    // Returns the newest list. Its values are the gradient of this process.
+    RowGrads& gradient() { return local_grads_[newest_][process_]; }
+
+    // Returns the memory for the gradient of the rows of the newest list.
+    int32_t* start_gradient() {
+        summed_ = newest_;
+        return gradient().values;
+    }
 
     EmbeddingShape shape() const { return shape_; }
 
@@ -205,14 +228,14 @@ class ShardedEmbedding {
         });
     }
 
-    // Collects the rows of remote shards that any process of this host touches. The caller copies their values to
+    // Collects the rows of remote shards in the newest lists of the processes of this host. The caller copies their values to
     // `values` of the result. bounds [num_shards + 1]: place of the first row of each shard.
     SparseRows<float16>& collect_remote_rows(const std::vector<int>& shards, int64_t* bounds) {
         SparseRows<float16>& remote = remote_rows_[process_];
         std::fill_n(remote.index.words, remote.index.size, 0);
         for (int shard : shards)
             for (long word = first_word(shard); word < first_word(shard + 1); ++word)
-                remote.index.words[word] = touched_on_host(word);
+                remote.index.words[word] = touched_on_host(word, local_grads_[newest_]);
         remote.list();
         for (int shard = 0; shard <= sharding_.num_shards; ++shard)
             bounds[shard] = remote.index.before[first_word(shard)];
@@ -223,7 +246,7 @@ class ShardedEmbedding {
     // neighbours in the list of the remote rows.
     template <class Visit> void for_each_remote_sum(const uint32_t* rows, long count, Visit visit) const {
         dispatch_width(shape_.columns, [&](auto columns) {
-            for_each_sum(local_grads_, rows[0], rows[count - 1] + 1, columns,
+            for_each_sum(summed_grads(), rows[0], rows[count - 1] + 1, columns,
                          [&](uint32_t, const int32_t* sums) { visit(sums, columns); });
         });
     }
@@ -241,11 +264,11 @@ class ShardedEmbedding {
         const long begin = first_word(own_shard()), end = first_word(own_shard() + 1);
         long max_rows = 0;
         for (const ReceivedGrads& list : lists) max_rows += list.count;
-        for (const RowGrads& gradient : local_grads_)
+        for (const RowGrads& gradient : summed_grads())
             max_rows += gradient.index.before[end] - gradient.index.before[begin];
         RowGrads all(total_.reserve(RowGrads::bytes(shape_, max_rows)), shape_, max_rows);
         std::fill_n(all.index.words, all.index.size, 0);
-        for (long word = begin; word < end; ++word) all.index.words[word] = touched_on_host(word);
+        for (long word = begin; word < end; ++word) all.index.words[word] = touched_on_host(word, summed_grads());
         for (const ReceivedGrads& list : lists)
             for (long k = 0; k < list.count; ++k)
                 all.index.words[list.rows[k] / WORD] |= uint64_t{1} << (list.rows[k] % WORD);
@@ -359,7 +382,10 @@ class ShardedEmbedding {
     const RowSharding sharding_;
     const int process_, threads_;
     const long stride_, rows_per_shard_;
-    std::vector<RowGrads> local_grads_;  // One element per process of this host, as in the next two vectors.
+    // Two alternating lists of rows with the same values. Each has one element per process of this host, as the next two
+    // vectors. On one host, only the first list is used.
+    std::vector<RowGrads> local_grads_[2];
+    int newest_ = 0, summed_ = 0;  // The list of the newest batch, and the list that the gradients belong to.
     std::vector<SparseRows<float16>> remote_rows_;
     std::vector<float*> records_;
     std::vector<RowGrads> inter_host_sum_;  // Result of `accumulate`. Empty with one host.
@@ -384,7 +410,7 @@ class ShardedEmbedding {
 
     // Returns the gradients whose sum updates this process's rows.
     const std::vector<RowGrads>& grad_lists() const {
-        return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_;
+        return inter_host_sum_.empty() ? summed_grads() : inter_host_sum_;
     }
 
     // Returns the rows [begin, end) that a thread updates. If there are several hosts, the range is a part of the
@@ -394,7 +420,7 @@ class ShardedEmbedding {
         const bool alone = inter_host_sum_.empty();
         const RowGrads& some = grad_lists()[0];
         const long count = some.index.rows(), part = alone ? process_ * threads + thread : thread;
-        const long parts = alone ? long(local_grads_.size()) * threads : threads;
+        const long parts = alone ? long(summed_grads().size()) * threads : threads;
         const auto row_at = [&](long number) {
             return number == 0 ? 0 : number == parts ? uint32_t(shape_.rows) : some.row_ids[count * number / parts];
         };
@@ -406,10 +432,17 @@ class ShardedEmbedding {
         return std::lower_bound(begin, end, first_row(shard));
     }
 
-    // Returns a word of the bitmap of the rows that any process of this host touches.
-    uint64_t touched_on_host(long word) const {
+    static long record_bytes(EmbeddingShape shape, RowSharding sharding) {
+        return sharding.rows_per_shard(shape.rows) * shape.stride() * long(sizeof(float));
+    }
+
+    // Returns the gradients of the processes of this host.
+    const std::vector<RowGrads>& summed_grads() const { return local_grads_[summed_]; }
+
+    // Returns a word of the bitmap of the rows that any of the lists contains.
+    static uint64_t touched_on_host(long word, const std::vector<RowGrads>& lists) {
         uint64_t all = 0;
-        for (const RowGrads& gradient : local_grads_) all |= gradient.index.words[word];
+        for (const RowGrads& gradient : lists) all |= gradient.index.words[word];
         return all;
     }
 
@@ -555,7 +588,7 @@ class ShardedEmbedding {
                 int32_t* const to = all.values + all.index.place(row) * width;
                 for (long n = 0; n < columns; ++n) wrapping_add(to[n], numbers[n]);
             };
-            for_each_sum(local_grads_, begin, end, columns, add_row);
+            for_each_sum(summed_grads(), begin, end, columns, add_row);
             for (const ReceivedGrads& list : lists) {
                 const uint32_t* const last = std::lower_bound(list.rows, list.rows + list.count, end);
                 for (const uint32_t* row = std::lower_bound(list.rows, last, begin); row < last; ++row)

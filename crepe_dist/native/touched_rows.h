@@ -21,7 +21,12 @@ class TouchedRows {
     void attach(ShardedEmbedding* embedding) { embedding_ = embedding; }
     bool is_attached() const { return embedding_; }
 
-    // Returns the set of touched rows. The caller fills its bitmap and then calls `list`.
+    // Starts a new set of touched rows, and returns it. The caller fills its bitmap and then calls `list`.
+    RowIndex& start() {
+        if (embedding_) embedding_->start_list();
+        return index();
+    }
+
     RowIndex& index() { return gradient().index; }
     long count() { return index().rows(); }
 
@@ -50,7 +55,7 @@ class TouchedRows {
     }
 
     // Returns the memory for the sums of the gradients [count][columns], in fixed point. The caller writes them.
-    int32_t* sums() { return embedding_ ? gradient().values : sums_.reserve(count() * shape_.columns); }
+    int32_t* sums() { return embedding_ ? embedding_->start_gradient() : sums_.reserve(count() * shape_.columns); }
 
     // Copies the sums to a gradient of all rows [rows][columns].
     void scatter(int32_t* gradient) {

@@ -6,7 +6,7 @@ host that needs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.parallel.row_exchange import Received, RowExchange, check_message
+from crepe_dist.parallel.row_exchange import DenseExchange, Received, RowExchange, check_message
 from crepe_dist.parallel.sharded_embedding import Int32Array, RowSharding, ShardedEmbedding
 
 
@@ -30,12 +30,18 @@ class InterHostReducer:
     on other hosts. The process requests from these owners the rows that the batch of its host uses. Later, it sends the
     gradients of these rows, summed over its host, to the owners.
 
+    A step has two exchanges: ``exchange_grads``, and after the owners have updated their rows ``exchange_rows``. The
+    first of them also requests the rows of the next batch, if the engine has already listed them.
+
     Args:
         group: Process group.
         hosts: For each host, the list of its ranks. The ranks own the shards of each embedding in this order.
         slice_peers: Ranks that have the same gradient slice as this rank, one per host, including this rank. The
             sequence is empty if this rank has no slice.
-        grad_slice: Gradient slice of this rank, int32 [n]. ``all_reduce`` replaces it by the sum over the hosts.
+        grad_slice: Gradient slice of this rank, int32 [n]. The exchanges replace it by the sum over the hosts.
+        stats: Statistics of all ranks, float64 [ranks, statistics], in the order of ``hosts``. The rows of this host
+            are set before ``exchange_grads``, which receives the rows of other hosts. If this rank is the first of its
+            host, it receives all rows.
         embeddings: Sharded embeddings.
         sharding: Division of their rows among ranks.
     """
@@ -46,11 +52,11 @@ class InterHostReducer:
         hosts: Sequence[Sequence[int]],
         slice_peers: Sequence[int],
         grad_slice: Int32Array,
+        stats: npt.NDArray[np.float64],
         embeddings: Sequence[ShardedEmbedding],
         sharding: RowSharding,
     ) -> None:
         self._group = group
-        self._grad_slice = grad_slice
         own_host = next(host for host in hosts if group.rank in host)
         owners = [rank for host in hosts for rank in host]
         self._own_shard, local_rank = owners.index(group.rank), own_host.index(group.rank)
@@ -59,40 +65,71 @@ class InterHostReducer:
         # (RowSharding::local_process_for).
         requested = [rank for rank, shard in self._remote_shards.items() if shard % len(own_host) == local_rank]
         requesters = [host[self._own_shard % len(host)] for host in hosts if host is not own_host]
-        self._rows = RowExchange(embeddings, sharding, local_rank, owners, requesters)
-        # Ranks that this rank communicates with: for the rows, for the slice, and for either of them.
-        self._row_partners = {*requested, *requesters}
-        self._slice_partners = {*slice_peers} - {group.rank}
-        self._partners = self._row_partners | self._slice_partners
+        slice_partners = [rank for rank in slice_peers if rank != group.rank]
+        self._partners = {*requested, *requesters, *slice_partners}
 
-        # The peers divide the slice. ``_pieces`` is the start of each rank's piece, and the end of the last piece.
-        pieces = [
-            len(grad_slice) * sum(peer < rank for peer in slice_peers) // max(1, len(slice_peers))
-            for rank in range(group.size + 1)
-        ]
-        self._pieces = np.array(pieces, np.int64)
-        self._piece_of = {peer: grad_slice[pieces[peer] : pieces[peer + 1]] for peer in {*slice_peers, group.rank}}
-        # Each slice partner sends its gradients of this rank's piece.
-        self._grad_counts = np.zeros(group.size, np.int64)
-        self._grad_counts[[*self._slice_partners]] = len(self._piece_of[group.rank])
+        # The peers divide the slice. ``pieces`` is the start of each rank's piece, and the end of the last piece.
+        pieces = np.array(
+            [
+                len(grad_slice) * sum(peer < rank for peer in slice_peers) // max(1, len(slice_peers))
+                for rank in range(group.size + 1)
+            ]
+        )
+        own_piece = np.zeros(group.size, np.int64)
+        own_piece[slice_partners] = pieces[group.rank + 1] - pieces[group.rank]
+        stats_starts, stats_sizes = np.zeros((2, group.size), np.int64)
+        for host in hosts:
+            partners = [rank for rank in host if rank in self._partners]
+            stats_starts[partners], stats_sizes[partners] = (
+                owners.index(host[0]) * stats.shape[1],
+                len(host) * stats.shape[1],
+            )
+        self._arrays = grad_slice, pieces, own_piece, stats, stats_starts, stats_sizes  # Keep them alive.
+        dense = DenseExchange(
+            grad_slice.ctypes.data,
+            pieces.ctypes.data,
+            own_piece.ctypes.data,
+            pieces[group.rank],
+            stats.ctypes.data,
+            stats_starts.ctypes.data,
+            stats_sizes.ctypes.data,
+            owners.index(own_host[0]) * stats.shape[1],
+            len(own_host) * stats.shape[1],
+        )
+        self._rows = RowExchange(embeddings, sharding, local_rank, owners, requesters, dense)
+        self._sums_pending = self._values_pending = False
 
-    def pull_rows(self) -> None:
-        """Fetch the values of the remote rows that this host's batch uses. Every rank must call this method."""
-        requests = self._exchange(self._rows.pack_requests(), self._row_partners, "rows")
-        self._rows.store_replies(self._exchange(self._rows.pack_replies(requests), self._row_partners, "values"))
+    def exchange_grads(self, has_grads: bool, has_request: bool) -> None:
+        """Sum this rank's piece of the gradients, and the gradients of the rows that this rank owns.
 
-    def all_reduce(self) -> None:
-        """Sum this rank's gradient slice over the hosts, and sum the gradients of the rows that this rank owns.
+        Every rank must call this method, with the same arguments.
 
-        Every rank must call this method.
+        Args:
+            has_grads: False if the call only requests rows.
+            has_request: True to request the remote rows of the newest batch of this host.
         """
-        own_piece = self._piece_of[self._group.rank]
-        grads = self._exchange(self._rows.pack_grads(self._grad_slice, self._pieces), self._partners, "gradients")
-        self._rows.add_grads(grads, self._grad_counts, own_piece)
-        sums = self._exchange([own_piece.view(np.uint8)] * self._group.size, self._slice_partners, "sums")
-        for rank, content in sums.split(self._slice_partners):
-            check_message(content.size == self._piece_of[rank].nbytes, rank, content.size, "sums")
-            self._piece_of[rank][:] = content.view(np.int32)
+        self._rows.read_grads(
+            has_grads, has_request, self._exchange(self._rows.pack_grads(has_grads, has_request), "gradients")
+        )
+        self._sums_pending, self._values_pending = has_grads, has_request
+
+    def exchange_rows(self, only_sums: bool = False) -> bool:
+        """Complete this rank's gradient slice, and fetch the values of the rows that were requested.
+
+        Every rank must call this method. Each part is exchanged once after each ``exchange_grads``.
+
+        Args:
+            only_sums: True to leave the rows for a later call.
+
+        Returns:
+            Whether anything was exchanged.
+        """
+        has_sums, has_values = self._sums_pending, self._values_pending and not only_sums
+        if not (has_sums or has_values):
+            return False
+        self._rows.read_rows(has_sums, has_values, self._exchange(self._rows.pack_rows(has_sums, has_values), "rows"))
+        self._sums_pending, self._values_pending = False, self._values_pending and not has_values
+        return True
 
     def gather_rows(
         self, embedding: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]
@@ -109,12 +146,12 @@ class InterHostReducer:
         for array in arrays:
             content = array[own_rows].reshape(-1).view(np.uint8)
             messages = [content if rank in ranks and rank in self._remote_shards else content[:0] for rank in everyone]
-            received = self._exchange(messages, everyone, f"rows of {embedding.name}")
+            received = Received(*self._group.exchange(dict(enumerate(messages)), f"rows of {embedding.name}"))
             for rank, shard in self._remote_shards.items() if self._group.rank in ranks else ():
                 rows = array[embedding.shard_slice(shard)]
                 ((_, part),) = received.split([rank])
                 check_message(part.size == rows.nbytes, rank, part.size, f"rows of {embedding.name}")
                 rows[:] = part.view(array.dtype).reshape(rows.shape)
 
-    def _exchange(self, messages: Sequence[Bytes], partners: Iterable[int], name: str) -> Received:
-        return Received(*self._group.exchange({rank: messages[rank] for rank in partners}, name))
+    def _exchange(self, messages: Sequence[Bytes], name: str) -> Received:
+        return Received(*self._group.exchange({rank: messages[rank] for rank in self._partners}, name))

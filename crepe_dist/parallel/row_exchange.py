@@ -1,4 +1,4 @@
-"""Messages of a training step between hosts: requests for embedding rows, their values, and gradients.
+"""Messages of a training step between hosts: gradients, requests for embedding rows, and values of rows.
 
 ``native/row_exchange.h`` packs and unpacks the messages, and defines their contents.
 """
@@ -9,16 +9,13 @@ import ctypes
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.native import library
-from crepe_dist.parallel.sharded_embedding import Int32Array, RowSharding, ShardedEmbedding, check_memory
-
-Int64Array = npt.NDArray[np.int64]
+from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding, check_memory
 
 
 class Received(NamedTuple):
@@ -39,10 +36,34 @@ class Received(NamedTuple):
             yield rank, self.data[ends[rank] - self.sizes[rank] : ends[rank]]
 
 
+class DenseExchange(ctypes.Structure):
+    """What a rank exchanges with other ranks besides rows. ``native/row_exchange.h`` has the same struct.
+
+    Attributes:
+        grads: Address of this rank's slice of the dense gradients, int32.
+        pieces: Address of the start of each rank's piece, and the end of the last piece, int64 [ranks + 1].
+        own_piece: Address of int64 [ranks]: size of this rank's piece for the ranks with the same slice, 0 for others.
+        own_piece_start: Start of this rank's piece.
+        stats: Address of the statistics of all processes, float64.
+        stats_starts: Address of the start of the statistics of each rank's host, int64 [ranks].
+        stats_sizes: Address of the number of statistics of each rank's host, int64 [ranks]. The number is 0 if this
+            rank exchanges nothing with the rank.
+        stats_start: Start of the statistics of this host.
+        stats_size: Number of statistics of this host.
+    """
+
+    _fields_ = (
+        ("grads", ctypes.c_void_p), ("pieces", ctypes.c_void_p), ("own_piece", ctypes.c_void_p),
+        ("own_piece_start", ctypes.c_int64), ("stats", ctypes.c_void_p), ("stats_starts", ctypes.c_void_p),
+        ("stats_sizes", ctypes.c_void_p), ("stats_start", ctypes.c_int64), ("stats_size", ctypes.c_int64),
+    )  # fmt: skip
+
+
 class RowExchange:
     """Packer and reader of the messages of this rank.
 
-    A packed message is a view of memory that the next packed messages overwrite.
+    A packed message is a view of memory that the next packed messages overwrite. The arguments of the methods tell
+    which parts the messages have.
 
     Args:
         embeddings: Sharded embeddings.
@@ -50,6 +71,7 @@ class RowExchange:
         local_rank: Local rank of this process.
         owners: Rank that owns each shard.
         requesters: Ranks that request rows of this process's shard.
+        dense: Everything that is exchanged besides rows. The caller keeps the arrays alive.
     """
 
     def __init__(
@@ -59,6 +81,7 @@ class RowExchange:
         local_rank: int,
         owners: Sequence[int],
         requesters: Sequence[int],
+        dense: DenseExchange,
     ) -> None:
         self._functions = library.functions()
         self._handle = self._functions.crepe_exchange_open(
@@ -70,6 +93,7 @@ class RowExchange:
             (ctypes.c_int * len(owners))(*owners),
             (ctypes.c_int * len(requesters))(*requesters),
             len(requesters),
+            ctypes.byref(dense),
             library.num_threads(),
         )
         check_memory(self._handle is None)
@@ -77,50 +101,30 @@ class RowExchange:
         self._embeddings = embeddings  # This reference keeps the native embeddings alive.
         self._addresses, self._sizes = (ctypes.c_int64 * len(owners))(), (ctypes.c_int64 * len(owners))()
 
-    def pack_requests(self) -> list[Bytes]:
-        """Return a message to each rank that requests the remote rows which the batch of this host uses."""
-        check_memory(self._functions.crepe_exchange_pack_requests(self._handle, self._addresses, self._sizes))
-        return self._messages()
+    def pack_grads(self, has_grads: bool, has_request: bool) -> list[Bytes]:
+        """Return a message to each rank, with gradients and a request for the remote rows of the newest batch."""
+        return self._pack("crepe_exchange_pack_grads", has_grads, has_request)
 
-    def pack_replies(self, requests: Received) -> list[Bytes]:
-        """Return a message to each rank with the values of the rows that it has requested."""
-        self._read("crepe_exchange_pack_replies", "rows", requests, self._addresses, self._sizes)
-        return self._messages()
+    def read_grads(self, has_grads: bool, has_request: bool, received: Received) -> None:
+        """Add the gradients for this rank's piece and rows, and store the statistics and the requests."""
+        self._read("crepe_exchange_read_grads", "gradients", has_grads, has_request, received)
 
-    def store_replies(self, replies: Received) -> None:
-        """Copy the received values of rows to the shared memory of this host. Its processes read them there."""
-        self._read("crepe_exchange_store_replies", "values", replies)
+    def pack_rows(self, has_sums: bool, has_values: bool) -> list[Bytes]:
+        """Return a message to each rank, with the sum of this rank's piece and the values of the requested rows."""
+        return self._pack("crepe_exchange_pack_rows", has_sums, has_values)
 
-    def pack_grads(self, dense: Int32Array, pieces: Int64Array) -> list[Bytes]:
-        """Return a message to each rank. It contains the rank's piece of the dense gradients, and its rows' gradients.
+    def read_rows(self, has_sums: bool, has_values: bool, received: Received) -> None:
+        """Store the sums of the other pieces, and copy the values to the shared memory that this host reads."""
+        self._read("crepe_exchange_read_rows", "rows", has_sums, has_values, received)
 
-        Args:
-            dense: Dense gradients, int32 [n].
-            pieces: Start of each rank's piece, and the end of the last piece, int64 [ranks + 1].
-        """
-        check_memory(
-            self._functions.crepe_exchange_pack_grads(
-                self._handle, dense.ctypes.data, pieces.ctypes.data, self._addresses, self._sizes
-            )
-        )
-        return self._messages()
-
-    def add_grads(self, grads: Received, counts: Int64Array, dense: Int32Array) -> None:
-        """Add the received dense gradients to this rank's piece, and sum the gradients of the rows of this rank.
-
-        Args:
-            counts: Number of dense gradients that each rank sends, int64 [ranks].
-            dense: Piece of this rank, int32 [n].
-        """
-        self._read("crepe_exchange_add_grads", "gradients", grads, counts.ctypes.data, dense.ctypes.data)
-
-    def _messages(self) -> list[Bytes]:
+    def _pack(self, function: str, *parts: bool) -> list[Bytes]:
+        check_memory(getattr(self._functions, function)(self._handle, *parts, self._addresses, self._sizes))
         # All messages are in one buffer, in the order of ranks.
         start, end = self._addresses[0], self._addresses[-1] + self._sizes[-1]
         buffer = np.asarray(_Memory(start, end - start))
         return [buffer[address - start : address - start + size] for address, size in zip(self._addresses, self._sizes)]
 
-    def _read(self, function: str, name: str, received: Received, *arguments: Any) -> None:
+    def _read(self, function: str, name: str, first_part: bool, second_part: bool, received: Received) -> None:
         """Call a C function that reads received messages.
 
         Raises:
@@ -129,7 +133,7 @@ class RowExchange:
         data, sizes, wrong_rank = received.data, (ctypes.c_int64 * len(received.sizes))(*received.sizes), ctypes.c_int()
         check_memory(
             getattr(self._functions, function)(
-                self._handle, data.ctypes.data, sizes, ctypes.byref(wrong_rank), *arguments
+                self._handle, first_part, second_part, data.ctypes.data, sizes, ctypes.byref(wrong_rank)
             )
         )
         check_message(wrong_rank.value < 0, wrong_rank.value, sizes[wrong_rank.value], name)

@@ -1,14 +1,17 @@
 """Distributed optimizer on CPUs: all-reduce of fixed-point gradients in shared memory and between hosts.
 
 Each process keeps its dense gradients in a memory segment that all processes of its host map. After the gradients, the
-segment contains a matrix with one row of statistics per rank, which is summed like a gradient. Rank k of a host sums
-slice k of the segments of its host. If there are several hosts, one rank on each host has the same slice, and these
-ranks then sum the slice over the hosts by an all-to-all. If hosts have different numbers of processes, the surplus
-ranks have no slice.
+segment contains the statistics of the process, and those of all ranks. Rank k of a host sums slice k of the segments of
+its host. If there are several hosts, one rank on each host has the same slice, and these ranks then sum the slice over
+the hosts by an all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
 
 Each row of an n-gram table has one owner among all ranks. The owner sums the gradients of the row and updates the row.
 If all ranks are on one host, the owner does both in ``step``. If any process cannot share memory, each process is
 treated as a host of its own.
+
+If there are several hosts, a step waits for other hosts only twice (``InterHostReducer``). ``all_reduce`` sends the
+gradients together with a request for the rows of the next batch. ``step`` updates the rows, sends the sums of the
+dense gradients together with the requested rows, and then updates the dense parameters.
 """
 
 from __future__ import annotations
@@ -64,8 +67,8 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         num_stats = num_step_stats(scales)
         self._sum_int32 = library.functions().crepe_sum_int32
         num_gradients = sum(_aligned(parameter.data.size) for parameter in dense.values())
-        num_words = num_gradients + _aligned(2 * group.size * num_stats)  # A statistic is a float64: two int32 words.
-        self._squares_offset = GRADIENTS_OFFSET + 4 * num_words
+        stats_offset = GRADIENTS_OFFSET + 4 * num_gradients
+        self._squares_offset = stats_offset + 8 * (1 + group.size) * num_stats
         squares_end = self._squares_offset + 16 * len(sparse_parameters)
         embeddings_offset = -(-squares_end // mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -75,12 +78,15 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
         self._hosts, self._memory = open_host_memory(group, segment_bytes)
         memory, local_rank = self._memory, self._memory.local_rank
-        self._words = [np.frombuffer(segment, np.int32, num_words, GRADIENTS_OFFSET) for segment in memory.segments]
+        self._words = [np.frombuffer(segment, np.int32, num_gradients, GRADIENTS_OFFSET) for segment in memory.segments]
         self._word_addresses = (ctypes.c_void_p * memory.num_processes)(*[words.ctypes.data for words in self._words])
-        stats = np.frombuffer(
-            memory.segments[local_rank], np.float64, group.size * num_stats, GRADIENTS_OFFSET + 4 * num_gradients
-        )
-        self._stats = stats.reshape(group.size, num_stats)
+        # For each process of this host: its statistics, and the statistics of all ranks that it has collected, in the
+        # order of shards.
+        stats = [
+            np.frombuffer(segment, np.float64, (1 + group.size) * num_stats, stats_offset).reshape(-1, num_stats)
+            for segment in memory.segments
+        ]
+        self._process_stats, self._stats = [rows[0] for rows in stats], [rows[1:] for rows in stats]
         offset = 0
         for parameter in dense.values():  # The kernels write the gradients into the segment of this process.
             size = parameter.data.size
@@ -98,16 +104,22 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
             self._embeddings.append(ShardedEmbedding(sparse, optimizer, sharding, segments, local_rank))
             offset += num_bytes
         self._own_shard = sharding.first_local_shard + local_rank
+        self._host_shards = slice(sharding.first_local_shard, sharding.first_local_shard + memory.num_processes)
+        owners = [rank for host_ranks in self._hosts for rank in host_ranks]
+        self._shard_of_rank = np.argsort(owners)
 
         num_slices = min(map(len, self._hosts))
         self._slice = slice(
-            *[num_words * min(index, num_slices) // num_slices for index in (local_rank, local_rank + 1)]
+            *[num_gradients * min(index, num_slices) // num_slices for index in (local_rank, local_rank + 1)]
         )
         self._inter_host: InterHostReducer | None = None
+        self._has_request = False  # Whether the next ``all_reduce`` requests rows.
         if len(self._hosts) > 1:
             slice_peers = [host_ranks[local_rank] for host_ranks in self._hosts] if local_rank < num_slices else []
             grad_slice = self._words[local_rank][self._slice]
-            self._inter_host = InterHostReducer(group, self._hosts, slice_peers, grad_slice, self._embeddings, sharding)
+            self._inter_host = InterHostReducer(
+                group, self._hosts, slice_peers, grad_slice, self._stats[local_rank], self._embeddings, sharding
+            )
             self.reduce_backend = (
                 f"shared memory and {group.backend}" if max(map(len, self._hosts)) > 1 else group.backend
             )
@@ -115,8 +127,19 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
             self.reduce_backend = "shared memory"
         memory.barrier()
 
+    @property
+    def requests_rows(self) -> bool:
+        """Whether rows are requested from other hosts. The engine should then list the rows of each batch one step
+        ahead, and call ``request_next_rows``."""
+        return bool(self._inter_host and self._embeddings)
+
+    def request_next_rows(self) -> None:
+        """Let the next ``all_reduce`` request the rows of the next batch, which the engine has just listed."""
+        self._has_request = True
+
     def wait_for_update(self) -> None:
         """Wait until the other processes of this host have updated the rows that they own."""
+        self._complete_exchange()  # Something is left to exchange only if ``step`` was not called.
         self._memory.wait()
 
     def pull_rows(self) -> None:
@@ -126,43 +149,51 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         """
         if self._inter_host and self._embeddings:
             self._memory.barrier()  # Wait until all processes have listed their rows.
-            self._inter_host.pull_rows()
-            self._memory.barrier()
+            self._inter_host.exchange_grads(has_grads=False, has_request=True)
+            self._complete_exchange()
 
     def _sum_gradients(self, loss: float, step_info: Sequence[int]) -> list[StepStats]:
-        own_stats = [*self._scales.sum_bounds, loss, *step_info]
-        self._stats[:] = 0
-        self._stats[self._group.rank, : len(own_stats)] = own_stats
-        self._memory.barrier()
         local_rank, grad_slice, num_processes = self._memory.local_rank, self._slice, self._memory.num_processes
+        own_stats = [*self._scales.sum_bounds, loss, *step_info]
+        self._process_stats[local_rank][: len(own_stats)] = own_stats
+        self._memory.barrier()
+        self._stats[local_rank][self._host_shards] = self._process_stats
         # If there are several hosts, the sum is written only into the segment of this process. If there is one host
         # (-1), the sum is written into the segments of all processes.
         target = local_rank if self._inter_host else -1
         self._sum_int32(self._word_addresses, num_processes, target, grad_slice.start, grad_slice.stop)
         if self._inter_host:
-            self._inter_host.all_reduce()
-            for peer in range(num_processes):
-                if peer != local_rank:
-                    self._words[peer][grad_slice] = self._words[local_rank][grad_slice]
+            self._inter_host.exchange_grads(has_grads=True, has_request=self._has_request)
+            self._has_request = False
         self._memory.barrier()
-        # The statistics can be read after the barrier. This process clears them only in its next call of this method,
-        # and the other processes write into its segment only after the first barrier of that call.
-        stats: list[StepStats] = self._stats.tolist()
+        # Process 0 has the statistics of all ranks. It changes them only in its next call of this method, after the
+        # first barrier of that call.
+        stats: list[StepStats] = self._stats[0][self._shard_of_rank].tolist()
         return stats
+
+    def _complete_exchange(self, only_sums: bool = False) -> None:
+        """Complete the sums of the dense gradients and, unless ``only_sums``, fetch the requested rows."""
+        if self._inter_host and self._inter_host.exchange_rows(only_sums):
+            own_words = self._words[self._memory.local_rank][self._slice]
+            for peer, words in enumerate(self._words):
+                if peer != self._memory.local_rank:
+                    words[self._slice] = own_words
+            self._memory.barrier()
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         factor = batch_factor(global_batch_size)
         grad_factor = factor * mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
         learning_rate *= factor
         self._num_updates += 1
-        corrected_lr = self._optimizer.bias_corrected_lr(learning_rate, self._num_updates)
-        self._dense_optimizer.step(corrected_lr, grad_factor)
         for embedding in self._embeddings:
             embedding.step(learning_rate, grad_factor * self._scales.scale_of(embedding.name))
+        self._complete_exchange()
+        self._dense_optimizer.step(self._optimizer.bias_corrected_lr(learning_rate, self._num_updates), grad_factor)
         self._memory.arrive()  # ``wait_for_update`` waits for the arrival of all processes before rows are read.
 
     def _squared_norm(self) -> float:
         """Return the squared norm of all summed gradients, for gradient clipping. It is the same on every rank."""
+        self._complete_exchange(only_sums=True)
         total = self._dense_optimizer.squared_norm()
         # Each rank computes the squared norms of the gradients of its own rows. The ranks then gather these norms.
         own_squares = [embedding.squared_norm() for embedding in self._embeddings]

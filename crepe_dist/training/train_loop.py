@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import with_next
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
@@ -105,17 +106,17 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
     engine, optimizer, progress = context.engine, context.optimizer, context.progress
     num_rows = len(context.data.splits["train"])
     callbacks.on_epoch_begin()
-    for batch in context.epoch_batches():  # Each batch is this rank's shard of a global batch.
+    for batch, next_batch in with_next(context.epoch_batches()):  # A batch is this rank's shard of a global batch.
         lr = next_lr(context.config, progress, num_rows)
         requested_action = callbacks.on_step_begin(batch)
-        loss = engine.forward_backward(batch)
+        loss = engine.forward_backward(batch, next_batch)
         # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions that must be the same on
         # all ranks. On one host, ``step`` sums the gradients of the n-gram tables while it updates their rows.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
             # An integer sum could have overflowed, or the initial fixed-point scales were too coarse. The optimizer has
             # chosen new scales, so the gradients of the same batch are recomputed with them.
-            result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
+            result = optimizer.all_reduce(engine.forward_backward(batch, next_batch), batch, requested_action)
         if result.is_finite:
             optimizer.step(batch.global_batch_size, lr)
         else:

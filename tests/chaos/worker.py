@@ -73,7 +73,7 @@ def arm(fault: Fault) -> None:
     def create_with_faults(*given: Any) -> TrainContext:
         context = create(*given)
         forward_backward, update = context.engine.forward_backward, context.optimizer.step
-        context.engine.forward_backward = lambda batch: faulty(context, batch, forward_backward)  # type: ignore[method-assign]
+        context.engine.forward_backward = partial(faulty, context, forward_backward)  # type: ignore[method-assign]
         context.optimizer.step = lambda *given: faulty_update(context, update, *given)  # type: ignore[method-assign]
         context.engine.iter_logits = partial(evaluating, context.engine.iter_logits)  # type: ignore[method-assign]
         return context
@@ -83,19 +83,19 @@ def arm(fault: Fault) -> None:
             fault.signal("evaluate", done[0])
             yield batch
 
-    def faulty(context: Any, batch: Any, forward_backward: Any) -> Any:
+    def faulty(context: Any, forward_backward: Any, batch: Any, next_batch: Any) -> Any:
         done[0] = batch.step - 1
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            loss = forward_backward(batch)
+            loss = forward_backward(batch, next_batch)
             context.engine.scales.sum_bounds[0] = float(kind)  # As the kernels report it.
             return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
             time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
-        return forward_backward(batch)
+        return forward_backward(batch, next_batch)
 
     def dense_values(context: Any) -> Any:
         """Return the values of the first parameter that is not trained row by row."""

@@ -162,11 +162,13 @@ def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most:
         assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
 
 
-def summed(engine: Engine, optimizer: DistributedOptimizer, batch: Batch) -> StepResult:
+def summed(
+    engine: Engine, optimizer: DistributedOptimizer, batch: Batch, next_batch: Batch | None = None
+) -> StepResult:
     """Compute and sum the gradients of a batch, as the training loop does."""
-    result = optimizer.all_reduce(engine.forward_backward(batch), batch)
+    result = optimizer.all_reduce(engine.forward_backward(batch, next_batch), batch)
     while result.needs_recompute:
-        result = optimizer.all_reduce(engine.forward_backward(batch), batch)
+        result = optimizer.all_reduce(engine.forward_backward(batch, next_batch), batch)
     return result
 
 
@@ -176,11 +178,13 @@ class TrainingStep:
     def __init__(self, engine: Engine, optimizer: DistributedOptimizer, seed: int = 0) -> None:
         self.engine, self.optimizer, self.seed = engine, optimizer, seed
 
-    def sum(self, batch: Batch, step: int) -> StepResult:
-        return summed(self.engine, self.optimizer, batch.for_step(step, self.seed))
+    def sum(self, batch: Batch, step: int, next_batch: Batch | None = None) -> StepResult:
+        """Sum the gradients of a batch. If there is a next batch, both already have the number of their step."""
+        batch = batch if next_batch or batch.step == step else batch.for_step(step, self.seed)
+        return summed(self.engine, self.optimizer, batch, next_batch)
 
-    def __call__(self, batch: Batch, step: int, learning_rate: float) -> StepResult:
-        result = self.sum(batch, step)
+    def __call__(self, batch: Batch, step: int, learning_rate: float, next_batch: Batch | None = None) -> StepResult:
+        result = self.sum(batch, step, next_batch)
         if result.is_finite:
             self.optimizer.step(batch.global_batch_size, learning_rate)
         return result

@@ -37,6 +37,7 @@ def main() -> None:
             stats, nonfinite_ranks, _ = optimizer._all_reduce(loss, (2**40 - 1, step, group.rank))
             assert stats == [[0.1 * rank, 2**40 - 1, step, rank] for rank in range(group.size)], stats
             assert nonfinite_ranks == ()
+            optimizer.wait_for_update()  # If there are several hosts, this call completes the sums.
             for name, parameter in parameters.items():
                 assert np.all(parameter.grad == sum(terms[name])), name
         for culprit in (0, group.size - 1):

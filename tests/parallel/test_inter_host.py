@@ -82,38 +82,43 @@ def test_hosts_train_what_one_process_does(shape, size):
     assert train(shape, size) == [Training(shape, OPTIMIZERS[0]).steps(0, 6).digest()] * size
 
 
-def replaced(numbers: Mapping[int, int], dtype: Any = np.uint32) -> Damage:
-    """Return a damage that replaces some numbers of a message."""
+def changed(change: Callable[[list[int], list[int]], Any]) -> Damage:
+    """Return a damage of a message with gradients.
 
-    def replace(message: Bytes) -> Bytes:
-        for place, number in numbers.items():
-            message.view(dtype)[place] = number
-        return message
+    Args:
+        change: Function that changes two lists of numbers in place: the number of excesses in the last item of the
+            first list, and the ids of the requested rows, after their number.
+    """
 
-    return replace
+    def damage(message: Bytes) -> Bytes:
+        words = message.view(np.uint32).tolist()
+        (start,) = (i for i, number in enumerate(words) if number > 1 and number == len(words) - i - 1)
+        before, request = words[:start], words[start:]
+        if before:  # The first message has only a request.
+            change(before, request)
+        return np.array([*before, *request], np.uint32).view(np.uint8)
+
+    return damage
 
 
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("rows", lambda message: message[:-4]),
-        ("rows", lambda message: np.append(message, message[:2])),
-        ("rows", lambda message: message[:0]),
-        ("rows", lambda message: np.append(message, np.zeros(4, np.uint8))),
-        ("rows", replaced({0: 1 << 31})),  # The number of rows.
-        ("rows", replaced({1: (1 << 32) - 1})),  # Another rank owns the row.
-        ("rows", replaced({-1: (1 << 32) - 1})),
-        ("rows", lambda message: np.append(message.view(np.uint32)[:1], message.view(np.uint32)[:0:-1])),  # Order.
-        ("rows", lambda message: np.append(message.view(np.uint32)[[0, 1, 1]], message.view(np.uint32)[3:])),
-        ("values", lambda message: message[:-2]),
-        ("values", lambda message: message[:0]),
-        ("values", lambda message: np.append(message, message[:2])),
         ("gradients", lambda message: message[:8]),
         ("gradients", lambda message: message[:0]),
+        ("gradients", lambda message: message[:-4]),
         ("gradients", lambda message: np.append(message, np.zeros(4, np.uint8))),
-        ("gradients", lambda message: np.append(message, np.full(8, 255, np.uint8))),  # The place of an excess.
-        ("sums", lambda message: message[:-4]),
-        ("sums", lambda message: message[:0]),
+        ("gradients", lambda message: np.append(message, np.zeros(2, np.uint8))),
+        ("gradients", changed(lambda before, request: before.__setitem__(-1, 1 << 31))),  # Too few excesses.
+        ("gradients", changed(lambda before, request: before.__setitem__(slice(-1, None), [1, 1 << 31, 1]))),  # Place.
+        ("gradients", changed(lambda before, request: request.__setitem__(0, 1 << 31))),  # Too few rows.
+        ("gradients", changed(lambda before, request: request.__setitem__(1, (1 << 32) - 1))),  # Another rank's row.
+        ("gradients", changed(lambda before, request: request.__setitem__(-1, (1 << 32) - 1))),
+        ("gradients", changed(lambda before, request: request.__setitem__(slice(1, None), request[:0:-1]))),  # Order.
+        ("gradients", changed(lambda before, request: request.__setitem__(2, request[1]))),  # The same row twice.
+        ("rows", lambda message: message[:-2]),
+        ("rows", lambda message: message[:0]),
+        ("rows", lambda message: np.append(message, message[:2])),
         ("rows of weight", lambda message: message[:-4]),
     ],
 )

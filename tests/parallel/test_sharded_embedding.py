@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.batch import pack_batch
-from crepe_dist.data.loader import shard_range
+from crepe_dist.data.loader import shard_range, with_next
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.errors import UserError
@@ -120,9 +120,11 @@ class Training:
         return pack_batch(codes[start:stop], labels[start:stop], max_shard_size, DOCUMENTS, start)
 
     def steps(self, first, last):
-        for number in range(first, last):
+        """Train on batches. The rows of all batches but the first are listed one step ahead."""
+        batches = (self.batch(number).for_step(number + 1, self.step.seed) for number in range(first, last))
+        for number, (batch, next_batch) in enumerate(with_next(batches), first):
             learning_rate = self.learning_rate if number < 30 else self.learning_rate / 2
-            assert self.step(self.batch(number), number + 1, learning_rate).is_finite
+            assert self.step(batch, number + 1, learning_rate, next_batch).is_finite
         return self
 
     def save(self):
