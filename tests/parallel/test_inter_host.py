@@ -92,7 +92,8 @@ def changed(change: Callable[[list[int], list[int]], Any]) -> Damage:
 
     def damage(message: Bytes) -> Bytes:
         words = message.view(np.uint32).tolist()
-        (start,) = (i for i, number in enumerate(words) if number > 1 and number == len(words) - i - 1)
+        # A row id can look like a number of rows, but it comes later.
+        start = next(i for i, number in enumerate(words) if number == len(words) - i - 1)
         before, request = words[:start], words[start:]
         if before:  # The first message has only a request.
             change(before, request)
