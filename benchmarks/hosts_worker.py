@@ -18,7 +18,7 @@ from typing import Any
 from crepe_dist import command_runner
 from crepe_dist.data.batch_schedule import equal_batches
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import DataLoader, epoch_order, length_balanced_order, max_shard_size
+from crepe_dist.data.loader import DataLoader, epoch_order, length_balanced_order, max_shard_size, with_next
 from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.settings.config import parse
@@ -63,7 +63,7 @@ def main() -> None:
         )
         exchange, collectives, sent = Stopwatch(), Stopwatch(), 0.0
         if reducer := optimizer._inter_host:
-            for name in ("pull_rows", "all_reduce"):
+            for name in ("exchange_grads", "exchange_rows"):
                 setattr(reducer, name, exchange.wrap(getattr(reducer, name)))
             send = group.exchange
 
@@ -87,7 +87,9 @@ def main() -> None:
                 epoch_order(len(split), 0, step)[: len(split) // batch_size * batch_size], split.lengths(), batch_size
             )
             ranges = equal_batches(len(order), batch_size)
-            for batch in DataLoader(split, order, ranges, group.rank, group.size, engine.reduction_group):
+            loader = DataLoader(split, order, ranges, group.rank, group.size, engine.reduction_group)
+            numbered = (batch.for_step(number, 0) for number, batch in enumerate(loader, step + 1))
+            for batch, next_batch in with_next(numbered):
                 if step == WARM_UP:
                     start = counters()
                 if step == WARM_UP + steps:
@@ -95,8 +97,7 @@ def main() -> None:
                     print(json.dumps({"rank": group.rank, **dict(zip(COUNTERS, means))}), flush=True)
                     return
                 step += 1
-                batch = batch.for_step(step, 0)
-                while optimizer.all_reduce(engine.forward_backward(batch), batch).needs_recompute:
+                while optimizer.all_reduce(engine.forward_backward(batch, next_batch), batch).needs_recompute:
                     pass
                 optimizer.step(batch.global_batch_size, config.optimizer.learning_rate)
 

@@ -86,18 +86,21 @@ def changed(change: Callable[[list[int], list[int]], Any]) -> Damage:
     """Return a damage of a message with gradients.
 
     Args:
-        change: Function that changes two lists of numbers in place: the number of excesses in the last item of the
-            first list, and the ids of the requested rows, after their number.
+        change: Function that changes two lists of numbers in place: the excesses after their number, and the ids of the
+            requested rows after their number.
     """
 
     def damage(message: Bytes) -> Bytes:
         words = message.view(np.uint32).tolist()
-        # A row id can look like a number of rows, but it comes later.
-        start = next(i for i, number in enumerate(words) if number == len(words) - i - 1)
-        before, request = words[:start], words[start:]
-        if before:  # The first message has only a request.
-            change(before, request)
-        return np.array([*before, *request], np.uint32).view(np.uint8)
+        # Other numbers can look like the number of rows, but only row ids follow it in ascending order.
+        starts = [i for i, number in enumerate(words) if number == len(words) - i - 1]
+        start = next(i for i in starts if words[i + 1 :] == sorted(words[i + 1 :]))
+        if start == 0:  # The first message has only a request.
+            return message
+        excesses = next(i for i in range(start - 1, -1, -1) if 2 * words[i] == start - i - 1)
+        parts = words[:excesses], words[excesses:start], words[start:]
+        change(*parts[1:])
+        return np.array([*parts[0], *parts[1], *parts[2]], np.uint32).view(np.uint8)
 
     return damage
 
@@ -110,13 +113,13 @@ def changed(change: Callable[[list[int], list[int]], Any]) -> Damage:
         ("gradients", lambda message: message[:-4]),
         ("gradients", lambda message: np.append(message, np.zeros(4, np.uint8))),
         ("gradients", lambda message: np.append(message, np.zeros(2, np.uint8))),
-        ("gradients", changed(lambda before, request: before.__setitem__(-1, 1 << 31))),  # Too few excesses.
-        ("gradients", changed(lambda before, request: before.__setitem__(slice(-1, None), [1, 1 << 31, 1]))),  # Place.
-        ("gradients", changed(lambda before, request: request.__setitem__(0, 1 << 31))),  # Too few rows.
-        ("gradients", changed(lambda before, request: request.__setitem__(1, (1 << 32) - 1))),  # Another rank's row.
-        ("gradients", changed(lambda before, request: request.__setitem__(-1, (1 << 32) - 1))),
-        ("gradients", changed(lambda before, request: request.__setitem__(slice(1, None), request[:0:-1]))),  # Order.
-        ("gradients", changed(lambda before, request: request.__setitem__(2, request[1]))),  # The same row twice.
+        ("gradients", changed(lambda excesses, request: excesses.__setitem__(0, 1 << 31))),  # Too few excesses.
+        ("gradients", changed(lambda excesses, request: excesses.__setitem__(slice(None), [1, 1 << 31, 1]))),  # Place.
+        ("gradients", changed(lambda excesses, request: request.__setitem__(0, 1 << 31))),  # Too few rows.
+        ("gradients", changed(lambda excesses, request: request.__setitem__(1, (1 << 32) - 1))),  # Another rank's row.
+        ("gradients", changed(lambda excesses, request: request.__setitem__(-1, (1 << 32) - 1))),
+        ("gradients", changed(lambda excesses, request: request.__setitem__(slice(1, None), request[:0:-1]))),  # Order.
+        ("gradients", changed(lambda excesses, request: request.__setitem__(2, request[1]))),  # The same row twice.
         ("rows", lambda message: message[:-2]),
         ("rows", lambda message: message[:0]),
         ("rows", lambda message: np.append(message, message[:2])),
