@@ -40,10 +40,10 @@ class Stopwatch:
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that calls ``function`` and adds the time of the call."""
 
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
             wall, cpu = time.perf_counter(), time.process_time()
             try:
-                return function(*arguments)
+                return function(*arguments, **keywords)
             finally:
                 self.wall += 1000 * (time.perf_counter() - wall)
                 self.cpu += 1000 * (time.process_time() - cpu)

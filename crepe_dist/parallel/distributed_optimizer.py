@@ -12,7 +12,8 @@ kernels do not sum their gradients like dense gradients. Each row has one owner 
 - On one host, each process keeps its gradients of rows in its segment of the shared memory. ``step`` sums the gradients
   of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). ``all_reduce`` checks these
   gradients only by their bounds.
-- On several hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
+- On several hosts, ``all_reduce`` sends all gradients to the ranks that sum them. ``step`` updates the rows, and then
+  exchanges the sums of the dense gradients and the rows of the next batch.
 
 ``CudaOptimizer`` and ``HorovodOptimizer`` treat all parameters as dense.
 """
@@ -77,8 +78,8 @@ class DistributedOptimizer(ABC):
     def all_reduce(self, loss: Any, batch: Batch, requested_action: StepAction = StepAction.CONTINUE) -> StepResult:
         """Sum the dense gradients and the losses over the ranks, bit-identically on every rank.
 
-        The gradients of dense parameters are replaced by their sums. If all ranks are on one host, ``step`` sums the
-        gradients of row-sparse parameters instead; see the module docstring.
+        The gradients of dense parameters are replaced by their sums, on several hosts only in ``step``. If all ranks
+        are on one host, ``step`` sums the gradients of row-sparse parameters; see the module docstring.
 
         Args:
             loss: Result of the engine's ``forward_backward``. It is a number, or arrays that this rank's device may

@@ -29,6 +29,7 @@ from crepe_dist.networks.ngrams.init import _count
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.options import OptimizerOptions
 from tests.helpers.engines import TrainingStep, gradients, initial
+from tests.parallel.test_inter_host import CREPE, DAMAGES, TABLE, train
 
 OPTIMIZERS = (OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=momentum) for momentum in (0.0, 0.9)))
 
@@ -146,6 +147,11 @@ def main(folder: str, first: int, count: int) -> None:
         print(case.shape, case.backend.precision, flush=True)
         case.run()
         case.encode()
+    # The hosts are threads, which exchange correct messages and then wrong messages.
+    for shape in (TABLE, CREPE):
+        assert len(set(train(shape, 3))) == 1
+    for name, damage in DAMAGES:
+        assert isinstance(train(TABLE, 2, {name: damage})[0], RuntimeError)
     print("all well")
 
 

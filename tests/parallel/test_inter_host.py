@@ -105,27 +105,27 @@ def changed(change: Callable[[list[int], list[int]], Any]) -> Damage:
     return damage
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("gradients", lambda message: message[:8]),
-        ("gradients", lambda message: message[:0]),
-        ("gradients", lambda message: message[:-4]),
-        ("gradients", lambda message: np.append(message, np.zeros(4, np.uint8))),
-        ("gradients", lambda message: np.append(message, np.zeros(2, np.uint8))),
-        ("gradients", changed(lambda excesses, request: excesses.__setitem__(0, 1 << 31))),  # Too few excesses.
-        ("gradients", changed(lambda excesses, request: excesses.__setitem__(slice(None), [1, 1 << 31, 1]))),  # Place.
-        ("gradients", changed(lambda excesses, request: request.__setitem__(0, 1 << 31))),  # Too few rows.
-        ("gradients", changed(lambda excesses, request: request.__setitem__(1, (1 << 32) - 1))),  # Another rank's row.
-        ("gradients", changed(lambda excesses, request: request.__setitem__(-1, (1 << 32) - 1))),
-        ("gradients", changed(lambda excesses, request: request.__setitem__(slice(1, None), request[:0:-1]))),  # Order.
-        ("gradients", changed(lambda excesses, request: request.__setitem__(2, request[1]))),  # The same row twice.
-        ("rows", lambda message: message[:-2]),
-        ("rows", lambda message: message[:0]),
-        ("rows", lambda message: np.append(message, message[:2])),
-        ("rows of weight", lambda message: message[:-4]),
-    ],
-)
+DAMAGES = [
+    ("gradients", lambda message: message[:8]),
+    ("gradients", lambda message: message[:0]),
+    ("gradients", lambda message: message[:-4]),
+    ("gradients", lambda message: np.append(message, np.zeros(4, np.uint8))),
+    ("gradients", lambda message: np.append(message, np.zeros(2, np.uint8))),
+    ("gradients", changed(lambda excesses, request: excesses.__setitem__(0, 1 << 31))),  # Too few excesses.
+    ("gradients", changed(lambda excesses, request: excesses.__setitem__(slice(None), [1, 1 << 31, 1]))),  # Place.
+    ("gradients", changed(lambda excesses, request: request.__setitem__(0, 1 << 31))),  # Too few rows.
+    ("gradients", changed(lambda excesses, request: request.__setitem__(1, (1 << 32) - 1))),  # Another rank's row.
+    ("gradients", changed(lambda excesses, request: request.__setitem__(-1, (1 << 32) - 1))),
+    ("gradients", changed(lambda excesses, request: request.__setitem__(slice(1, None), request[:0:-1]))),  # Order.
+    ("gradients", changed(lambda excesses, request: request.__setitem__(2, request[1]))),  # The same row twice.
+    ("rows", lambda message: message[:-2]),
+    ("rows", lambda message: message[:0]),
+    ("rows", lambda message: np.append(message, message[:2])),
+    ("rows of weight", lambda message: message[:-4]),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_wrong_message_is_reported(name, damage):
     error, _ = train(TABLE, 2, {name: damage})
     assert isinstance(error, RuntimeError), error
