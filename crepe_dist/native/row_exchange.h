@@ -73,11 +73,11 @@ class RowExchange {
     // Packs the messages of the first kind. has_grads: false before the first step of an epoch. has_request: false in
     // the last step of an epoch.
     void pack_grads(bool has_grads, bool has_request, Messages out) {
-        RowLists summed = std::move(requested_);
-        requested_ = {};
-        if (!has_grads) summed = {};
+        std::swap(summed_, requested_);
+        requested_.lists.clear();
+        if (!has_grads) summed_.lists.clear();
         if (has_request) list_requests();
-        const std::vector<int64_t> numbers = count_numbers(summed.lists);
+        const std::vector<int64_t> numbers = count_numbers(summed_.lists);
         std::vector<int64_t> bytes(ranks_), grad_starts(ranks_);
         for (const RowList& list : requested_.lists) bytes[list.rank] += (1 + list.count) * ID_BYTES;
         for (int rank = 0; has_grads && rank < ranks_; ++rank) {
@@ -95,7 +95,7 @@ class RowExchange {
             out.sizes[rank] += padded_bytes(numbers[rank]);
             if (numbers[rank] % 2) std::memset(out.addresses[rank] + out.sizes[rank] - HALF_BYTES, 0, HALF_BYTES);
         }
-        in_parallel(summed.lists, [&](const RowList& list, long first, long count, std::vector<Excess>& excesses) {
+        in_parallel(summed_.lists, [&](const RowList& list, long first, long count, std::vector<Excess>& excesses) {
             int16_t* const begin = reinterpret_cast<int16_t*>(out.addresses[list.rank] + grad_starts[list.rank]);
             int16_t* next = begin + list.place + first * list.columns();
             list.embedding->for_each_remote_sum(list.rows + first, count, [&](const int32_t* sums, auto columns) {
@@ -127,10 +127,10 @@ class RowExchange {
     // the gradients of the rows that this process owns, and stores the requests. Returns -1, or the rank that sent a
     // wrong message.
     int read_grads(bool has_grads, bool has_request, Received in) {
-        RowLists owed = std::move(owed_);
-        owed_ = {};
-        if (!has_grads) owed = {};
-        const std::vector<int64_t> starts = find_starts(in), numbers = count_numbers(owed.lists);
+        std::swap(received_, owed_);
+        owed_.lists.clear();
+        if (!has_grads) received_.lists.clear();
+        const std::vector<int64_t> starts = find_starts(in), numbers = count_numbers(received_.lists);
         std::vector<const char*> terms(ranks_);
         std::vector<const int16_t*> sums(ranks_);
         std::vector<std::vector<Excess>> excesses(ranks_);
@@ -181,11 +181,11 @@ class RowExchange {
         }
         for (ShardedEmbedding* embedding : embeddings_) {
             std::vector<ReceivedGrads> lists;
-            for (const RowList& list : owed.lists)
+            for (const RowList& list : received_.lists)
                 if (list.embedding == embedding) lists.push_back({list.rows, list.count, sums[list.rank] + list.place});
             embedding->accumulate(lists);
         }
-        for (const RowList& list : owed.lists)
+        for (const RowList& list : received_.lists)
             for (const Excess& each : excesses[list.rank]) {
                 const long place = long(each.place) - list.place;
                 if (place < 0 || place >= list.numbers()) continue;
@@ -274,7 +274,8 @@ class RowExchange {
     const std::vector<int> owners_, requesters_;
     std::vector<int> remote_shards_;  // The shards of other hosts whose rows this process requests.
     std::vector<int64_t> bounds_;     // Scratch: see ShardedEmbedding::collect_remote_rows.
-    RowLists requested_, owed_;       // Rows that this process has requested, and rows that were requested from it.
+    RowLists requested_, owed_;   // Rows that this process has requested, and rows that were requested from it.
+    RowLists summed_, received_;  // The same for the batch before, whose gradients are sent and received.
     std::vector<Piece> pieces_;
     std::vector<std::vector<Excess>> excesses_;  // For each piece.
     std::unique_ptr<char[]> buffer_;             // Messages. Most of the space for Excess is never touched.
