@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, TypeVar, Union
 
 from crepe_dist.errors import escape_to_one_line
@@ -117,6 +118,12 @@ def escape_nested(value: Any, limit: int = MAX_EXCERPT) -> Any:
     if isinstance(value, list):
         return [escape_nested(item, limit) for item in value]
     return value
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Format the rows of a table as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def truncate_to_width(text: str, width: int) -> str:

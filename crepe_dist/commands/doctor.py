@@ -10,21 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Optional
 
 from crepe_dist import extras, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, nccl
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.elastic.training_subprocess import LOG, NO_REPORTS, train_in_subprocess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import pluralize, size
 from crepe_dist.model.backend import Backend, choose_backend
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
-from crepe_dist.settings.fields import setting
+from crepe_dist.runs.checkpoint import RUNS
+from crepe_dist.settings.fields import PATH_ARGUMENT, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
@@ -71,29 +74,43 @@ class Doctor(Command):
     """Check whether this machine can train: versions, kernels, GPUs, Horovod and the disk.
 
     Then train on a few texts, with one process and with several processes. The command takes about 20 s and leaves no
-    files.
+    files. If a launcher starts the command in several processes, it compares their hosts, and measures the network
+    between them and the speed of their shared folder, but does not train.
     """
 
     usage = """
         crepe doctor
+        srun crepe doctor --run-dir /shared/runs           check all hosts of a job
+        mpiexec -n 8 -hosts node1:4,node2:4 crepe doctor
+        crepe supervise -np 4 --nnodes 2 --node-rank 0 --master-addr node1 doctor
 
       exit codes: 0 ready; 1 not ready (the last line says what to do)
       """
 
     quick: bool = setting(False, "Only check; do not train.")
+    run_dir: Optional[Path] = setting(
+        None,
+        "Folder of runs, which must be writable. Default: this folder; with several processes, runs/.",
+        PATH_ARGUMENT,
+    )
 
     def run(self) -> None:
+        if read_launcher_env().size > 1:
+            from crepe_dist.commands.cluster_doctor import run_in_group
+
+            run_in_group(self.run_dir or RUNS)
+            return
         done = []
-        for check in run_checks():
+        for check in run_checks(nearest_folder(self.run_dir or Path())):
             done.append(check)
-            _print_check(check)
+            print_check(check)
         gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.message for check in done)
         trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
         with temporary_folder() as folder:
             for processes, device in trials:
                 if not self.quick and all(check.level != "problem" for check in done):
                     done.append(run_trial(processes, device, folder))
-                    _print_check(done[-1])
+                    print_check(done[-1])
         if problems := [check for check in done if check.level == "problem"]:
             print(f"not ready: {problems[0].name}: {escape_to_one_line(problems[0].message)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
@@ -101,29 +118,37 @@ class Doctor(Command):
         print(f"ready: one or more processes can train on {where}{' (not tried)' * self.quick}")
 
 
-def _print_check(check: Check) -> None:
+def print_check(check: Check) -> None:
+    """Print the result of a check, and its remedy."""
     print(f"{check.level:<8} {check.name:<13} {escape_to_one_line(check.message)}", flush=True)
     if check.remedy:
         print(f"{'':<22} do: {escape_to_one_line(check.remedy)}", flush=True)
 
 
-def run_checks() -> Iterator[Check]:
-    """Run all checks, in the order of their output."""
+def run_checks(folder: Path) -> Iterator[Check]:
+    """Run all checks, in the order of their output.
+
+    Args:
+        folder: Folder of runs.
+    """
     yield Check("machine", ", ".join(f"{name} {value}" for name, value in hardware.describe().items() if value))
     yield check_kernels()
     yield from check_gpus()
     yield check_horovod()
-    yield check_disk(Path())
+    yield check_disk(folder)
+
+
+def default_network() -> tuple[ModelOptions, NetworkConfig]:
+    """Return the options and the configuration of a small default network."""
+    options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
+    config_class: type[NetworkConfig] = network_registry.config_class("crepe")
+    return options, config_class.for_data(options, CharEncoder(feature_len=MIN_FEATURE_LEN), 4, 1000)
 
 
 def default_backend(device: Device) -> Backend:
     """Return the backend of the default network: its kernels and its precision."""
-    options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
-    return choose_backend(
-        options,
-        device,
-        network_registry.config_class("crepe").for_data(options, CharEncoder(feature_len=MIN_FEATURE_LEN), 4, 1000),
-    )
+    options, config = default_network()
+    return choose_backend(options, device, config)
 
 
 def check_kernels() -> Check:
@@ -183,6 +208,11 @@ def check_horovod() -> Check:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower than NCCL"
         return Check("Horovod", what, "note", mxnet_cuda.HOROVOD_BUILD_HINT)
     return Check("Horovod", f"built with {', '.join(built)}")
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the path, or its nearest parent that is a folder, because training creates the folder of runs."""
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), Path())
 
 
 def check_disk(folder: Path) -> Check:

@@ -13,7 +13,7 @@ from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import cache_folder, list_abandoned
-from crepe_dist.formatting import percent, size
+from crepe_dist.formatting import align_columns, percent, size
 from crepe_dist.runs import checkpoint, run_dir
 from crepe_dist.runs.checkpoint import RUN_KEY_FILE
 from crepe_dist.runs.run_dir import RunDir
@@ -48,9 +48,7 @@ class Runs(Command):
             used = checkpoint.default_model() or used
         rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
         rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        for row in rows:
-            print("  ".join(map(str.ljust, row, widths)).rstrip())
+        print(*align_columns(rows), sep="\n")
         use = f"{invocation.command_line('use')} RUN"
         if used:
             model = "*" if any(row[0] for row in rows) else escape_controls(used)

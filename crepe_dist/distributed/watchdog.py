@@ -50,6 +50,8 @@ class Watchdog:
     Attributes:
         position_source: Function that returns step, epoch, documents and rows. The watchdog calls it in its own thread.
         late_rank: Function that returns the rank whose message this process waits for, or ``None``.
+        remedy: Instruction to the user for the message about a hang.
+        processes: Result of ``identity`` of every rank. The list is empty while the ranks are unknown.
     """
 
     def __init__(self, signal_handler: SignalHandler, limit: float, rank: int) -> None:
@@ -60,7 +62,8 @@ class Watchdog:
         self.position_source: Callable[[], dict[str, Any]] = dict
         self.late_rank: Callable[[], int | None] = lambda: None
         self._since = time.monotonic()
-        self._processes: list[dict[str, Any]] = []  # ``identity`` of every rank.
+        self.remedy = f"run the same command again, or raise --safety.watchdog-s ({limit:g}) if steps take longer"
+        self.processes: list[dict[str, Any]] = []
         self._peers: dict[int, tuple[int, int]] = {}  # Process id and start time of the other ranks of this host.
         self._stacks: IO[str] | None = None
         self._ended = threading.Event()
@@ -106,7 +109,7 @@ class Watchdog:
         self._stacks.write(f"{json.dumps({'rank': self._rank, **identity, 'started': time.time()})}\n")
         self._stacks.flush()
         faulthandler.register(STACK_DUMP_SIGNAL, self._stacks)
-        self._processes = processes
+        self.processes = processes
         self._peers = {
             rank: (process["pid"], process["start"])
             for rank, process in enumerate(processes)
@@ -170,8 +173,7 @@ class Watchdog:
             error = UserError(
                 f"no progress for {seconds:.0f} s{step} ({position['phase']}), since {timestamp(seconds)}",
                 self._cause(),
-                f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; "
-                f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
+                f"{self.remedy}; the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
             )
             print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
             self._signal_peers(STACK_DUMP_SIGNAL)
@@ -191,13 +193,13 @@ class Watchdog:
             for rank, (pid, start) in self._peers.items()
             if (state := process_state(pid)) is not None and state[1] == start and state[0] in STATE_CAUSES
         ]
-        if not causes and (late_rank := self.late_rank()) is not None and late_rank < len(self._processes):
+        if not causes and (late_rank := self.late_rank()) is not None and late_rank < len(self.processes):
             causes = [f"this rank waits for a message from {self._describe(late_rank)}"]
         unknown = "a process is suspended, a host or network is lost, or the ranks wait for different collectives"
         return "; ".join(causes) or unknown
 
     def _describe(self, rank: int) -> str:
-        return f"rank {rank} on {self._processes[rank]['host']} (pid {self._processes[rank]['pid']})"
+        return f"rank {rank} on {self.processes[rank]['host']} (pid {self.processes[rank]['pid']})"
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers.values():

@@ -7,7 +7,7 @@ from dataclasses import replace
 from crepe_dist import hardware, network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import MULTILABEL
-from crepe_dist.distributed.device import select_device
+from crepe_dist.distributed.device import Device, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, ProcessGroup
 from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.errors import UserError
@@ -47,12 +47,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
         if pretrained
         else group.run_on_all("network", lambda: select_network_config(config.model, data))
     )
-    device = select_device(config.device, lambda gpu: choose_backend(config.model, gpu, shape), group)
-    common = common_kernels(group)
-    chosen = group.run_on_all("precision", lambda: choose_backend(config.model, device, shape, common))
-    backend = group.run_on_all(
-        "kernels", lambda: common_precision(chosen, config.model, group), compare_by=Backend.determinism_key
-    )
+    device, backend = select_backend(config.device, config.model, shape, group)
     library.pin_build(backend.library)
     loss = group.run_on_all("class weights", lambda: create_loss(config.training, data, shape))
     parameters = group.run_on_all(
@@ -75,6 +70,24 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
     engine = group.run_on_all("engine", create, mismatch_hint=SAME_MACHINES_HINT)
     engine.pretrained_summary = pretrained.summary if pretrained else ""
     return engine
+
+
+def select_backend(
+    device_name: str, options: ModelOptions, shape: NetworkConfig, group: ProcessGroup
+) -> tuple[Device, Backend]:
+    """Select this rank's device, and a backend that computes the same bits on all ranks. Every rank must call this
+    function.
+
+    Raises:
+        UserError: A rank has no suitable device, or the ranks have different kernels. Every rank raises this error.
+    """
+    device = select_device(device_name, lambda gpu: choose_backend(options, gpu, shape), group)
+    common = common_kernels(group)
+    chosen = group.run_on_all("precision", lambda: choose_backend(options, device, shape, common))
+    backend = group.run_on_all(
+        "kernels", lambda: common_precision(chosen, options, group), compare_by=Backend.determinism_key
+    )
+    return device, backend
 
 
 def common_kernels(group: ProcessGroup) -> str | None:

@@ -35,7 +35,7 @@ def test_this_machine_is_ready(tmp_path):
 
 def test_a_problem_is_named_in_the_last_line(monkeypatch, capsys):
     note, problem = Check("second", "less\x1b[31m", "note", "do this"), Check("third", "no", "problem", "that")
-    monkeypatch.setattr(doctor, "run_checks", lambda: iter([Check("first", "fine"), note, problem]))
+    monkeypatch.setattr(doctor, "run_checks", lambda _: iter([Check("first", "fine"), note, problem]))
     monkeypatch.setattr(doctor, "run_trial", lambda *_: pytest.fail("it tries"))
     monkeypatch.setattr(sys, "argv", ["doctor"])
     with pytest.raises(SystemExit, match="1"):
@@ -54,7 +54,9 @@ def test_what_is_tried(monkeypatch, printed_by, gpus, wanted):
         tried.append(given[:2])
         return Check("trial", "well")
 
-    monkeypatch.setattr(doctor, "run_checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
+    monkeypatch.setattr(
+        doctor, "run_checks", lambda _: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)])
+    )
     monkeypatch.setattr(doctor, "run_trial", well)
     printed_by("doctor")
     assert tried == wanted
