@@ -16,7 +16,7 @@ from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.elastic.training_subprocess import NO_REPORTS
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
-from crepe_dist.formatting import join_words, number, pluralize
+from crepe_dist.formatting import TIMESTAMP, join_words, number, pluralize
 from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.predictor import Predictor
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 # Settings that ``options`` of ``fit`` must not contain.
 NEVER = {"out", "overwrite", "source", "data.source"}
 OF_BOTH = "seed"  # Option that both ``prepare`` and ``crepe train`` have.
-SHORT_OUTPUT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # Lines that ``verbose=1`` prints.
+# Start of the lines that ``verbose=1`` prints: the rank, and the time, which is removed.
+SHORT_OUTPUT = re.compile(rf"(\[rank 0\] |)({TIMESTAMP})?(?=epoch \d|test |note: |  (why|do): )")
 
 
 def fit(
@@ -143,7 +144,10 @@ class _FilteredOutput(io.TextIOBase):
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             is_temporary = bool(self._temporary) and self._temporary in line
-            if not is_temporary and (self._verbose > 1 or (self._verbose == 1 and SHORT_OUTPUT.match(line))):
+            start = SHORT_OUTPUT.match(line)
+            if self._verbose == 1 and start:
+                line = start[1] + line[start.end() :]
+            if not is_temporary and (self._verbose > 1 or (self._verbose == 1 and start)):
                 self._out.write(line + "\n")
         return len(text)
 

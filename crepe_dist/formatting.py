@@ -68,6 +68,9 @@ def duration(seconds: float) -> str:
     return f"{round(hours / 24)} days"
 
 
+TIMESTAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "  # Pattern of the result of ``timestamp`` and a space.
+
+
 def timestamp(seconds_ago: float = 0.0) -> str:
     """Format the local date and time, now or some seconds ago, for lines of a log."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - seconds_ago))

@@ -12,12 +12,13 @@ from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
 from crepe_dist.files.safe_read import read_bytes
+from crepe_dist.formatting import TIMESTAMP
 from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES
 from crepe_dist.preparing.from_python import prepare_from_python
 
 Files = dict[str, bytes]
 # Start of the line that reports an epoch: the rank and the time, which are removed.
-EPOCH = re.compile(r"^(\[rank 0\] )?\S+ \S+ (?=epoch \d)")
+EPOCH = re.compile(rf"^(\[rank 0\] )?{TIMESTAMP}(?=epoch \d)")
 # Test score in the line that reports an epoch. It is removed, because the test split is only a copy of one text.
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")
 # Default fraction of the texts in the validation split, for training runs that require this split. If there are
