@@ -23,6 +23,7 @@ from crepe_dist.settings.yaml_file import read
 
 # A message about a wait is printed after this number of seconds. Processes of an earlier group usually end sooner.
 WAIT_MESSAGE_SECONDS = 3.0
+PARTIAL_DOWNLOAD = ".download"  # Folder in a run folder for a download that is not complete (``remote_copy``).
 REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is deleted.
 
 

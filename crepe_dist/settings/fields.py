@@ -200,6 +200,9 @@ def is_title(text: str) -> bool:
 
 RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, without spaces at the ends", is_title)
 PATH = String("a path in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
+URL = String(
+    "a URL such as s3://bucket/runs", re.compile(r"[a-z][a-z0-9+.-]*://[^\s\0\ud800-\udfff]+").fullmatch, "URL"
+)
 NON_EMPTY = String("a name", str.strip)
 COLUMN = String("the name or number of a column", str.strip, "COLUMN")
 ANY_TEXT = String("a text", lambda _: True, "TEXT")

@@ -16,6 +16,7 @@ from crepe_dist.settings.fields import (
     MAX_DOCUMENT_LENGTH,
     NON_EMPTY,
     PATH,
+    URL,
     Boolean,
     Settings,
     String,
@@ -391,6 +392,13 @@ class LoggingOptions(Settings, group="logging"):
         "needed",
         "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "
         "refitted, and during training the checkpoints that a resumed run may need. all: every checkpoint.",
+    )
+    upload: Optional[str] = setting(
+        None,
+        "URL of a folder, such as s3://bucket/runs, that gets a copy of the run after each epoch and at the end. If "
+        "the run folder is missing or empty, the run is resumed from this copy. Requires the `remote` extra. Default: "
+        "no copy.",
+        URL,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist import network_registry
 from crepe_dist.data.augmentation import with_case_noise, with_typos
@@ -28,6 +28,9 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
+if TYPE_CHECKING:
+    from crepe_dist.runs.remote_copy import RunUploader
+
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.
 MAX_HALVINGS = 10  # Maximum number of halvings in a run.
@@ -43,6 +46,7 @@ class JobContext:
         watchdog: Thread that reports when training hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
         exporter: Exporter of the metrics for Prometheus on rank 0, if the settings ask for one.
+        uploader: Thread that copies the run to a URL, on rank 0, if the settings ask for a copy.
     """
 
     group: ProcessGroup
@@ -50,6 +54,7 @@ class JobContext:
     watchdog: Watchdog
     display: ProgressDisplay
     exporter: PrometheusExporter | None = None
+    uploader: RunUploader | None = None
 
 
 @dataclass(frozen=True)

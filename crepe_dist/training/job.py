@@ -8,7 +8,8 @@ n-gram branch on the train and validation splits (``refit``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from threading import Thread
 
 from crepe_dist import extras
@@ -21,7 +22,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_dir import RunDir
-from crepe_dist.runs.run_dir_selection import lock_on_rank0, select_run_dir
+from crepe_dist.runs.run_dir_selection import lock_on_rank0, restore_on_rank0, select_run_dir
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext
@@ -63,7 +64,12 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         # missing or the network does not fit into memory.
         engine = build_engine(*supervised, group)
         has_refit = refit.refit_config(config, data, engine.config) is not None
+        restore_on_rank0(config, data, group, display.print)
         folder = select_run_dir(config, data, group)
+        if config.logging.upload is not None and group.is_root:
+            from crepe_dist.runs.remote_copy import RunUploader  # This import is slow.
+
+            job = replace(job, uploader=RunUploader(config.logging.upload, folder, display.log))
         finished = group.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
             if group.is_root:
@@ -73,10 +79,13 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                     folder.clean_up()
             display.print(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
             report(config, data, folder, job)
+            _finish_upload(config, job)
             return finished
 
         may_be_restarted = control.is_supervised or bool(read_launcher_env().launcher)
-        with lock_on_rank0(folder, group, may_be_restarted, display.print):
+        with lock_on_rank0(folder, group, may_be_restarted, display.print), job.uploader or nullcontext():
+            if job.uploader is not None:
+                job.uploader.start()  # If the URL cannot be written, the warning comes before the first epoch.
             watchdog.open_stack_file(
                 folder.stack_path(group.rank), group.all_gather_json(watchdog.identity(), "processes")
             )
@@ -92,12 +101,21 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             display.print(str(result))
             report(config, data, folder, job)
             display.print_lines(warn_unused_gpu(config, engine))
+            _finish_upload(config, job)
             return result
 
 
 def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> None:
     """Write the report of a finished run on rank 0. Do nothing if the existing report is newer than the result."""
     job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
+
+
+def _finish_upload(config: Config, job: JobContext) -> None:
+    """Copy the finished run to a URL if the settings ask for it. Every rank must call this function."""
+    if config.logging.upload is not None:
+        uploader = job.uploader
+        job.group.run_steps_on_rank0("upload", iter(()) if uploader is None else uploader.finish())
+        job.display.print(f"upload    {uploader and uploader.url}")
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:
