@@ -73,17 +73,20 @@ class InterHostReducer:
             [
                 len(grad_slice) * sum(peer < rank for peer in slice_peers) // max(1, len(slice_peers))
                 for rank in range(group.size + 1)
-            ]
+            ],
+            np.int64,
         )
         own_piece = np.zeros(group.size, np.int64)
         own_piece[slice_partners] = pieces[group.rank + 1] - pieces[group.rank]
+
+        def stats_range(host: Sequence[int]) -> tuple[int, int]:
+            """Return the start and the number of the statistics of a host."""
+            return owners.index(host[0]) * stats.shape[1], len(host) * stats.shape[1]
+
         stats_starts, stats_sizes = np.zeros((2, group.size), np.int64)
         for host in hosts:
             partners = [rank for rank in host if rank in self._partners]
-            stats_starts[partners], stats_sizes[partners] = (
-                owners.index(host[0]) * stats.shape[1],
-                len(host) * stats.shape[1],
-            )
+            stats_starts[partners], stats_sizes[partners] = stats_range(host)
         self._arrays = grad_slice, pieces, own_piece, stats, stats_starts, stats_sizes  # Keep them alive.
         dense = DenseExchange(
             grad_slice.ctypes.data,
@@ -93,8 +96,7 @@ class InterHostReducer:
             stats.ctypes.data,
             stats_starts.ctypes.data,
             stats_sizes.ctypes.data,
-            owners.index(own_host[0]) * stats.shape[1],
-            len(own_host) * stats.shape[1],
+            *stats_range(own_host),
         )
         self._rows = RowExchange(embeddings, sharding, local_rank, owners, requesters, dense)
         self._sums_pending = self._values_pending = False

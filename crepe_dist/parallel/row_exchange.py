@@ -37,7 +37,7 @@ class Received(NamedTuple):
 
 
 class DenseExchange(ctypes.Structure):
-    """What a rank exchanges with other ranks besides rows. ``native/row_exchange.h`` has the same struct.
+    """Arrays that a rank exchanges with other ranks besides rows. ``native/row_exchange.h`` has the same struct.
 
     Attributes:
         grads: Address of this rank's slice of the dense gradients, int32.
@@ -62,7 +62,7 @@ class DenseExchange(ctypes.Structure):
 class RowExchange:
     """Packer and reader of the messages of this rank.
 
-    A packed message is a view of memory that the next packed messages overwrite. The arguments of the methods tell
+    A packed message is a view of memory that the next packed messages overwrite. The arguments of the methods say
     which parts the messages have.
 
     Args:

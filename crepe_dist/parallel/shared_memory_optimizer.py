@@ -1,9 +1,9 @@
 """Distributed optimizer on CPUs: all-reduce of fixed-point gradients in shared memory and between hosts.
 
 Each process keeps its dense gradients in a memory segment that all processes of its host map. After the gradients, the
-segment contains the statistics of the process, and those of all ranks. Rank k of a host sums slice k of the segments of
-its host. If there are several hosts, one rank on each host has the same slice, and these ranks then sum the slice over
-the hosts by an all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
+segment contains the statistics of the process, and the statistics of all ranks. Rank k of a host sums slice k of the
+segments of its host. If there are several hosts, one rank on each host has the same slice, and these ranks then sum the
+slice over the hosts by an all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
 
 Each row of an n-gram table has one owner among all ranks. The owner sums the gradients of the row and updates the row.
 If all ranks are on one host, the owner does both in ``step``. If any process cannot share memory, each process is
@@ -129,8 +129,10 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
     @property
     def requests_rows(self) -> bool:
-        """Whether rows are requested from other hosts. The engine should then list the rows of each batch one step
-        ahead, and call ``request_next_rows``."""
+        """True if rows are requested from other hosts.
+
+        In this case, the engine lists the rows of each batch one step ahead, and calls ``request_next_rows``.
+        """
         return bool(self._inter_host and self._embeddings)
 
     def request_next_rows(self) -> None:
@@ -147,7 +149,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
         The engine must have listed the rows of the batch before this call.
         """
-        if self._inter_host and self._embeddings:
+        if self._inter_host and self.requests_rows:
             self._memory.barrier()  # Wait until all processes have listed their rows.
             self._inter_host.exchange_grads(has_grads=False, has_request=True)
             self._complete_exchange()

@@ -176,7 +176,7 @@ class RunUploader:
         self._say = say
         self._thread: Thread | None = None
         self._uploaded: Manifest | None = None  # Files of the last complete copy; ``None`` before the first copy.
-        self._names: set[str] = set()  # Names of all files at the URL, including those of failed copies.
+        self._names: set[str] = set()  # Names of all files at the URL, also of files that a failed copy left.
         self._entries: dict[str, dict[str, Any]] = {}  # Manifest entries of files, by their fingerprint.
 
     def __enter__(self) -> RunUploader:

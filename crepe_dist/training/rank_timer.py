@@ -26,7 +26,7 @@ class RankTimer(Callback):
     """Callback that measures this rank's steps, gathers the times of all ranks every few steps, and logs them.
 
     Each step has three parts. Exchange is the time in collectives and barriers, which is mostly the time that this rank
-    waits for the slowest rank. Data is the time between two steps, in which the rank waits for its next batch. Compute
+    waits for the slowest rank. Data is the time between two steps. The rank waits for its next batch then. Compute
     is the rest. The first step of a process is not counted, because it includes compilation.
     """
 

@@ -81,7 +81,8 @@ def test_a_rank_that_cannot_train_with_the_others_is_named(kind: str, reason: st
     last = printed.splitlines()[-1]
     assert last.startswith("not ready: ")
     assert reason in last
-    assert printed.count("problem  ") == (2 if kind in ("folder", "lock") else 1)  # The cell of the table, too.
+    # For a folder or a lock, a cell of the table has the same text.
+    assert printed.count("problem  ") == (2 if kind in ("folder", "lock") else 1)
     assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere"]
 
 

@@ -310,7 +310,7 @@ class TestS3:
             process.terminate()
             process.wait(600)
             shutil.rmtree(tmp_path / "run")
-            # The server is lost, too, during training that has been resumed from the copy.
+            # Training has been resumed from the copy. Now the server is lost.
             process = begin()
             wait_for("download  s3://bucket/runs/run")
             wait_for("resuming from step")
