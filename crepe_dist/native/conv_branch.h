@@ -78,7 +78,6 @@ template <class T> class ConvBranch final : public Engine {
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
                         float* bounds) override {
         for (ThreadScales& scales : threads_scales_) scales.start(num_trained(), exponents, bound_unit);
-        blocks_.start_backward();
         embedding_.reserve_gradient(layout_);
         const long top = layout_.level_of(config_.blocks);
         const auto write_output_gradient = [&](long row, T* out) {
@@ -89,6 +88,7 @@ template <class T> class ConvBranch final : public Engine {
         {
             TileRegisters tiles;
             std::vector<FixedPointScale>& grad_scales = threads_scales_[omp_get_thread_num()].grad_scales;
+            blocks_.start_backward();
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < layout_.chunks().size(); ++i)
                 blocks_.backward(layout_, layout_.chunks()[i], write_output_gradient, embedding_.gradient(),

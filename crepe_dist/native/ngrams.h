@@ -191,7 +191,11 @@ class NGramBranch final : public Engine {
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row)
             find_groups(batch + row * stride, batch_groups_[row], factors_.data() + NUM_BUCKET_GROUPS * row);
-        collect_touched_rows();
+        touched_.list(rows, [&](long first, long last, uint64_t* bitmap) {
+            for (long row = first; row < last; ++row)
+                for (const auto& group : batch_groups_[row])
+                    for (const uint32_t bucket : group) bitmap[bucket / WORD] |= uint64_t{1} << (bucket % WORD);
+        });
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
@@ -312,22 +316,5 @@ class NGramBranch final : public Engine {
                 }
             });
         });
-    }
-
-    // Collects the buckets of all documents of the batch. Each thread fills a range of the bitmap.
-    void collect_touched_rows() {
-        RowIndex& index = touched_.start();
-#pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part) {
-            const long first = index.size * part / threads_, last = index.size * (part + 1) / threads_;
-            std::fill(index.words + first, index.words + last, 0);
-            for (const BucketGroups& groups : batch_groups_)
-                for (const auto& group : groups) {
-                    const auto [begin, end] = sublist(group, first * WORD, last * WORD);
-                    for (auto bucket = begin; bucket < end; ++bucket)
-                        index.words[*bucket / WORD] |= uint64_t{1} << (*bucket % WORD);
-                }
-        }
-        touched_.list();
     }
 };

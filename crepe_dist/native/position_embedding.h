@@ -16,6 +16,7 @@
 #include "hashing.h"
 #include "layers.h"
 #include "memory.h"
+#include "sorted_terms.h"
 #include "touched_rows.h"
 
 // Python passes these sizes; see crepe_open_crepe in engine.cpp. maxn: maximum length of an n-gram. rows and width:
@@ -73,11 +74,15 @@ template <class T> class PositionEmbedding {
 
     // Hashes the n-grams of all positions of the batch.
     void hash(const BatchLayout& layout) {
-        const long ngrams = config_.ngrams(), count = layout.start(0, layout.documents()) * ngrams;
-        std::fill_n(rows_.reserve(count), count, NO_ROW);
+        const long ngrams = config_.ngrams(), margin = layout.start(0, 0) * ngrams;
+        rows_.reserve(layout.start(0, layout.documents()) * ngrams);
+        std::fill_n(rows_.get(), margin, NO_ROW);
 #pragma omp parallel for num_threads(team_size(threads_, layout.documents()))
-        for (long document = 0; document < layout.documents(); ++document)
-            hash_positions(texts_[document], config_, rows_.get() + layout.start(0, document) * ngrams);
+        for (long document = 0; document < layout.documents(); ++document) {
+            uint32_t* const begin = rows_.get() + layout.start(0, document) * ngrams;
+            std::fill(begin, rows_.get() + layout.start(0, document + 1) * ngrams, NO_ROW);
+            hash_positions(texts_[document], config_, begin);
+        }
     }
 
     // Collects the table rows that the batch touches, and replaces the row number of each n-gram with its index in that
@@ -85,11 +90,11 @@ template <class T> class PositionEmbedding {
     void find_touched_rows(const BatchLayout& layout) {
         uint32_t* const begin = rows_.get();
         uint32_t* const end = begin + layout.start(0, layout.documents()) * config_.ngrams();
-        RowIndex& index = touched_.start();
-        std::fill_n(index.words, index.size, 0);
-        for (const uint32_t* row = begin; row < end; ++row)
-            if (*row != NO_ROW) index.words[*row / WORD] |= uint64_t{1} << (*row % WORD);
-        touched_.list();
+        touched_.list(end - begin, [&](long first, long last, uint64_t* bitmap) {
+            for (const uint32_t* row = begin + first; row < begin + last; ++row)
+                if (*row != NO_ROW) bitmap[*row / WORD] |= uint64_t{1} << (*row % WORD);
+        });
+        const RowIndex& index = touched_.index();
 #pragma omp parallel for num_threads(threads_)
         for (uint32_t* row = begin; row < end; ++row)
             if (*row != NO_ROW) *row = index.place(*row);
@@ -146,39 +151,36 @@ template <class T> class PositionEmbedding {
         }
     }
 
-    // Adds the fixed-point gradients of the positions to the gradients of the touched rows. Each thread adds to a range
-    // of the rows. It first lists the n-grams of a document that are in its range. The list is filled without a branch,
-    // which the processor would mispredict at each n-gram.
+    // Adds the fixed-point gradients of the positions to the gradients of the touched rows. Each thread has a range of
+    // these rows. The threads first sort the n-grams of some documents by range, and then each thread adds those of its
+    // range. If each thread searched all n-grams for its range, many threads would take longer than one.
     void add_to_rows(const BatchLayout& layout) {
-        struct Term {
-            uint32_t place, row;  // Place of the touched row, and row of the position in the batch.
-        };
-        const long ngrams = config_.ngrams(), touched = touched_.count();
+        const long documents = layout.documents(), documents_at_once = threads_ * SORTED_DOCUMENTS;
+        const RowRanges ranges{touched_.count(), threads_};
         int32_t* __restrict const sums = touched_.sums();
         const int32_t* const terms = terms_.get();
+        sorted_.resize(threads_);
         dispatch_width(config_.width, [&](auto width) {
-#pragma omp parallel for num_threads(threads_)
-            for (int part = 0; part < threads_; ++part) {
-                const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
-                std::fill(sums + first * width, sums + last * width, 0);
-                std::vector<Term> own(config_.max_positions() * ngrams + 1);
-                for (long document = 0; document < layout.documents(); ++document) {
-                    Term* end = own.data();
-                    const long start = layout.start(0, document);
-                    for (long row = start; row < start + layout.length(0, document); ++row)
-                        for (long n = 0; n < ngrams; ++n) {
-                            const uint32_t place = rows_.get()[row * ngrams + n];
-                            *end = {place, uint32_t(row)};
-                            // NO_ROW is larger than all places, and therefore not in the range.
-                            end += place - uint32_t(first) < uint32_t(last - first);
+#pragma omp parallel num_threads(threads_)
+            for (long first = 0; first < documents; first += documents_at_once) {
+                const long count = std::min(documents - first, documents_at_once);
+#pragma omp for
+                for (int part = 0; part < threads_; ++part)
+                    sorted_[part].sort(rows_.get(), layout.start(0, first + count * part / threads_),
+                                       layout.start(0, first + count * (part + 1) / threads_), config_.ngrams(), ranges);
+#pragma omp for
+                for (int range = 0; range < threads_; ++range) {
+                    if (!first) std::fill(sums + ranges.first(range) * width, sums + ranges.first(range + 1) * width, 0);
+                    for (const SortedTerms& part : sorted_) {
+                        const auto [begin, end] = part.range(range);
+                        for (const Term* term = begin; term < end; ++term) {
+                            if (term + PREFETCHED_TERMS < end)
+                                prefetch_row(sums + term[PREFETCHED_TERMS].place * long(width), width);
+                            int32_t* const to = sums + term->place * long(width);
+                            const int32_t* const from = terms + term->row * width_;
+                            for (long c = 0; c < width; c += LANES)
+                                wrapping_add(to + c, load_unaligned<IntVec>(from + c), width - c);
                         }
-                    for (const Term* term = own.data(); term < end; ++term) {
-                        if (term + PREFETCHED_TERMS < end)
-                            prefetch_row(sums + term[PREFETCHED_TERMS].place * long(width), width);
-                        int32_t* const to = sums + term->place * long(width);
-                        const int32_t* const from = terms + term->row * width_;
-                        for (long c = 0; c < width; c += LANES)
-                            wrapping_add(to + c, load_unaligned<IntVec>(from + c), width - c);
                     }
                 }
             }
@@ -193,6 +195,7 @@ template <class T> class PositionEmbedding {
   private:
     static constexpr long PREFETCHED_POSITIONS = GAP;  // The last ones may be in the gap, which has no n-grams.
     static constexpr long PREFETCHED_TERMS = 16;
+    static constexpr long SORTED_DOCUMENTS = 32;  // Documents whose terms a thread sorts at once.
 
     const PositionEmbeddingConfig config_;
     const int threads_;
@@ -206,6 +209,7 @@ template <class T> class PositionEmbedding {
     Buffer<uint32_t> rows_;
     Buffer<T> gradient_;
     Buffer<int32_t> terms_;  // Fixed-point gradient of each position, [rows of level 0][padded width].
+    std::vector<SortedTerms> sorted_;  // One object per thread.
 
     // Replaces the rows of a chunk's n-grams by their places among the stored rows. Rows that are not stored are zero.
     void map_to_stored_rows(const BatchLayout& layout, const Chunk& chunk, const RowIndex& stored_rows) {

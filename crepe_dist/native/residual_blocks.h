@@ -124,9 +124,12 @@ template <class T> class ResidualBlocks {
         }
     }
 
-    // Clears the weight gradients of all threads, and starts a backward pass.
+    // Clears the weight gradients of all threads, and starts a backward pass. All threads of a parallel region call this
+    // function together.
     void start_backward() {
-        for (Scratch& scratch : scratch_) {
+#pragma omp for
+        for (int thread = 0; thread < threads_; ++thread) {
+            Scratch& scratch = scratch_[thread];
             scratch.weights.resize(2 * num_blocks());
             scratch.bias.resize(2 * num_blocks());
             const long size = CONV_KERNEL_SIZE * width_ * width_;

@@ -21,19 +21,30 @@ class TouchedRows {
     void attach(ShardedEmbedding* embedding) { embedding_ = embedding; }
     bool is_attached() const { return embedding_; }
 
-    // Starts a new set of touched rows, and returns it. The caller fills its bitmap and then calls `list`.
-    RowIndex& start() {
-        if (embedding_) embedding_->start_list();
-        return index();
-    }
-
     RowIndex& index() { return gradient().index; }
     long count() { return index().rows(); }
 
-    // Lists the rows of the bitmap, and completes the index.
-    void list() {
+    // Lists the rows that a batch touches. add_rows(first, last, bitmap) adds the rows of the items [first, last) of the
+    // batch to a bitmap. Each thread has a bitmap of its own, because several threads may add the same row.
+    template <class AddRows> void list(long items, AddRows add_rows) {
+        if (embedding_) embedding_->start_list();
+        RowIndex& index = this->index();
+        bitmaps_.resize(threads_);
+#pragma omp parallel num_threads(threads_)
+        {
+#pragma omp for
+            for (int part = 0; part < threads_; ++part) {
+                bitmaps_[part].assign(index.size, 0);
+                add_rows(items * part / threads_, items * (part + 1) / threads_, bitmaps_[part].data());
+            }
+#pragma omp for
+            for (long word = 0; word < index.size; ++word) {
+                index.words[word] = 0;
+                for (const auto& bitmap : bitmaps_) index.words[word] |= bitmap[word];
+            }
+        }
         if (!embedding_) {
-            index().count();
+            index.count();
             own_->row_ids = own_rows_.reserve(count() + SPARE);
         }
         gradient().list();
@@ -74,6 +85,7 @@ class TouchedRows {
     Buffer<uint32_t> own_rows_;
     Buffer<float> read_;
     Buffer<int32_t> sums_;
+    std::vector<std::vector<uint64_t>> bitmaps_;  // Bitmap of each thread in `list`.
 
     RowGrads& gradient() {
         if (embedding_) return embedding_->gradient();
