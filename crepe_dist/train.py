@@ -17,10 +17,10 @@ from crepe_dist import command_runner, invocation
 if __name__ == "__main__":
     command_runner.end_on_signals()
 
+from crepe_dist.distributed.endpoint import ADDRESS_ENV, PORT_ENV, Endpoint
 from crepe_dist.distributed.handshake import LocalProcess, read_secret
 from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.distributed.launch import HOROVODRUN, LauncherEnv, read_launcher_env
-from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, Endpoint
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config, parse, parse_with_cluster, print_help

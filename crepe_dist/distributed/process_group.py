@@ -240,11 +240,7 @@ class ProcessGroup:
         Raises:
             UserError: On every rank, if ``function`` raised it on rank 0.
         """
-
-        def single_step() -> Iterator[T]:
-            yield function()
-
-        return self.run_steps_on_rank0(name, single_step())
+        return self.run_steps_on_rank0(name, (call() for call in (function,)))
 
     def run_steps_on_rank0(self, name: str, steps: Iterator[T]) -> T | None:
         """Run a generator to its end on rank 0 while the other ranks wait.

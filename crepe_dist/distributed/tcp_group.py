@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,11 +16,13 @@ import numpy as np
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import NO_BYTES, ProcessGroup
 from crepe_dist.errors import PeerLostError
+from crepe_dist.formatting import join_head
 
 # Maximum number of bytes of a message that are sent together with its header. The socket buffers of a connection can
 # hold this many bytes of two messages, so sending them does not block even if the receiver is late.
 EAGER_BYTES = 1 << 14
 PEER_TIMEOUT_SECONDS = 30  # A host that has not answered for this number of seconds counts as lost.
+MAX_SHOWN_HOSTS = 16  # Maximum number of hosts in the line of addresses.
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),
@@ -55,6 +58,10 @@ class TcpProcessGroup(ProcessGroup):
             for rank, peer in peers.items()
         }
         super().__init__(rank, len(peers) + 1)
+        if self.is_root and (others := [self._peers[ranks[0]] for ranks in self.hosts[1:]]):
+            addresses = [others[0].getsockname(), *(peer.getpeername() for peer in others)]
+            used = [f"{self.host_names[ranks[0]]} {host}" for ranks, (host, _) in zip(self.hosts, addresses)]
+            print(f"[rank 0] TCP addresses: {join_head(used, MAX_SHOWN_HOSTS)}", file=sys.stderr, flush=True)
 
     def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         checker = self._messages

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crepe_dist.distributed.endpoint import ADDRESS_ENV, PORT_ENV, SECONDS_ENV, read_time_limit
 from crepe_dist.distributed.handshake import SECRET_ENV
 from crepe_dist.distributed.launch import NUM_THREADS_ENV
-from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, SECONDS_ENV, read_time_limit
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
 from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line

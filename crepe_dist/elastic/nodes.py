@@ -19,8 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from crepe_dist.distributed import handshake, rendezvous
-from crepe_dist.distributed.handshake import SECRET_ENV, Channel, LocalProcess, Schema, UnknownPeerError
+from crepe_dist.distributed import endpoint as node0
+from crepe_dist.distributed.caller_listener import CallerListener
+from crepe_dist.distributed.channel import Channel, Schema, UnknownPeerError, int_check, string_check
+from crepe_dist.distributed.endpoint import Endpoint
+from crepe_dist.distributed.handshake import SECRET_ENV, AuthenticatedCaller, LocalProcess
 from crepe_dist.distributed.launch import NUM_THREADS_ENV
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction, StopRequested
 from crepe_dist.distributed.tcp_group import SOCKET_OPTIONS
@@ -35,8 +38,8 @@ POLL_SECONDS = 0.2  # Time limit of one poll for requests, after which a supervi
 VARIABLES = {
     "RANK",
     "WORLD_SIZE",
-    rendezvous.ADDRESS_ENV,
-    rendezvous.PORT_ENV,
+    node0.ADDRESS_ENV,
+    node0.PORT_ENV,
     SECRET_ENV,
     SUPERVISION_ID_ENV,
     NUM_THREADS_ENV,
@@ -44,11 +47,11 @@ VARIABLES = {
 START, POLL, STOP, KILL, END = "start", "poll", "stop", "kill", "end"
 MAX_ANSWER_BYTES = 8 * (MAX_POLL_BYTES + LINE_BYTES)  # A byte of a line may need six bytes in JSON.
 
-_is_count = handshake.int_check(0, 1 << 62)
+_is_count = int_check(0, 1 << 62)
 
 
 def _are_variables(value: Any) -> bool:
-    is_text = handshake.string_check(255)
+    is_text = string_check(255)
     return isinstance(value, dict) and value.keys() <= VARIABLES and all(map(is_text, value.values()))
 
 
@@ -59,7 +62,7 @@ def _are_lines(value: Any) -> bool:
     )
 
 
-HELLO_SCHEMA: Schema = {"host": handshake.string_check(255), "processes": handshake.int_check(1, MAX_PROCESSES)}
+HELLO_SCHEMA: Schema = {"host": string_check(255), "processes": int_check(1, MAX_PROCESSES)}
 # A request of node 0. The rank counts the ranks of the node. END has an exit code in the place of the rank.
 REQUEST_SCHEMA: Schema = {
     "method": lambda value: value in (START, POLL, STOP, KILL, END),
@@ -71,7 +74,7 @@ REQUEST_SCHEMA: Schema = {
 ANSWER_SCHEMA: Schema = {
     "number": _is_count,
     "lines": _are_lines,
-    "code": lambda value: value is None or handshake.int_check(-255, 255)(value),
+    "code": lambda value: value is None or int_check(-255, 255)(value),
     "is_suspended": lambda value: isinstance(value, bool),
     "is_leaving": lambda value: isinstance(value, bool),
 }
@@ -88,7 +91,7 @@ class _Node:
         pending: Numbers of the requests that have not been answered.
     """
 
-    def __init__(self, caller: handshake.AuthenticatedCaller) -> None:
+    def __init__(self, caller: AuthenticatedCaller) -> None:
         self.host: str = caller.message["host"]
         self.is_gone = False
         self.heard_at = time.monotonic()
@@ -96,7 +99,6 @@ class _Node:
         self.pending: set[int] = set()
         self._number = 0
         self._channel = caller.channel
-        self._receiving = self._channel.receive(ANSWER_SCHEMA, MAX_ANSWER_BYTES)
 
     def request(self, method: str, rank: int, variables: Mapping[str, str] | None = None) -> int:
         """Send a request, and return its number."""
@@ -108,17 +110,13 @@ class _Node:
 
     def receive(self) -> None:
         """Receive the answers that have arrived."""
-        while not self.is_gone:
+        while not self.is_gone and self._channel.is_readable():
             try:
-                next(self._receiving)
-                return
-            except StopIteration as end:
-                answer = end.value
+                answer = self._channel.receive(ANSWER_SCHEMA, max_bytes=MAX_ANSWER_BYTES)
             except (OSError, ValueError):
                 self.close()
                 return
             self.heard_at = time.monotonic()
-            self._receiving = self._channel.receive(ANSWER_SCHEMA, MAX_ANSWER_BYTES)
             if answer["number"] in self.pending:
                 self.pending.remove(answer["number"])
                 self.answers[answer["number"]] = answer["lines"], answer["code"], answer["is_suspended"]
@@ -148,15 +146,13 @@ class NodeCluster(Cluster):
 
     poll_seconds = POLL_SECONDS
 
-    def __init__(self, endpoint: rendezvous.Endpoint, own: LocalProcess, processes: int, seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, own: LocalProcess, processes: int, seconds: float) -> None:
         super().__init__()
         self._endpoint, self._own, self._num_processes, self._seconds = endpoint, own, processes, seconds
         self._nodes: dict[int, _Node] = {}
         self._lost_at: dict[int, float] = {}
         self._allocated: list[_Node] = []
-        self._listener = handshake.CallerListener(
-            rendezvous.listen_as_rank0(endpoint, own), own, range(1, own.size), HELLO_SCHEMA
-        )
+        self._listener = CallerListener(node0.listen_as_rank0(endpoint, own), own, range(1, own.size), HELLO_SCHEMA)
         self._callers = iter(self._listener)
 
     def pause(self, seconds: float) -> None:
@@ -173,7 +169,7 @@ class NodeCluster(Cluster):
                 del self._nodes[rank]
                 self._lost_at[rank] = time.monotonic()
 
-    def _admit(self, caller: handshake.AuthenticatedCaller) -> None:
+    def _admit(self, caller: AuthenticatedCaller) -> None:
         """Admit the supervisor of another node, or send it an error."""
         rank, size, processes = caller.rank, caller.size, caller.message["processes"]
         lines, code = None, ExitCode.ERROR
@@ -185,14 +181,14 @@ class NodeCluster(Cluster):
             )
         elif rank in self._nodes:  # The connection of the lost supervisor may still be open.
             lines, code = (f"node 0 still has a connection to node {rank}", "", ""), ExitCode.PEER_GONE
-        caller.channel.send({"error": lines, "code": int(code) * (lines is not None)})
+        caller.channel.send(node0.make_verdict(lines, code) if lines else node0.make_verdict())
         if lines:
             caller.channel.peer.close()
             return
         for option in SOCKET_OPTIONS:
             caller.channel.peer.setsockopt(*option)
         if not self._lost_at.pop(rank, 0.0):
-            rendezvous.warn_without_secret(self._own, [caller.host])
+            node0.warn_without_secret(self._own, [caller.host])
         self._nodes[rank] = _Node(caller)
 
     def free_slots(self) -> int:
@@ -218,7 +214,7 @@ class NodeCluster(Cluster):
             f"{len(missing)} of {self._own.size} nodes did not connect in time",
             f"node {', '.join(missing)} did not connect to node 0 at {self._endpoint}"
             + f"; a process on {refused} has a different {SECRET_ENV} and was refused" * bool(refused),
-            f"check the output of their supervisors, and set the same {SECRET_ENV}; {rendezvous.SECONDS_ENV} sets the "
+            f"check the output of their supervisors, and set the same {SECRET_ENV}; {node0.SECONDS_ENV} sets the "
             "time limit",
             code=ExitCode.PEER_GONE,
         )
@@ -277,7 +273,7 @@ class NodeSupervisor:
         grace: Seconds between the request to stop and the kill of a rank that has not exited.
     """
 
-    endpoint: rendezvous.Endpoint
+    endpoint: Endpoint
     own: LocalProcess
     processes: int
     arguments: Sequence[str]
@@ -299,7 +295,7 @@ class NodeSupervisor:
             while True:
                 if self.control.requested_action is StepAction.STOP:
                     raise self.control.stop_exception()
-                channel = rendezvous.retry(self.endpoint, self.own, self._join)
+                channel = node0.retry(self.endpoint, self.own, self._join)
                 print_line(f"{timestamp()} [{self.own}] connected to node 0 at {self.endpoint}", "stderr")
                 with channel.peer, self.control.defer():
                     code = self._serve(channel)
@@ -318,38 +314,26 @@ class NodeSupervisor:
 
     def _join(self, address: str) -> Channel:
         """Connect to node 0. Raise ``UnknownPeerError`` if this node must try again."""
-        peer = socket.create_connection((address, self.endpoint.port), rendezvous.REQUEST_SECONDS)
+        hello = {"host": socket.gethostname(), "processes": len(self._ranks)}
         try:
-            channel = handshake.run_with_timeout(rendezvous.REQUEST_SECONDS, peer, handshake.greet(peer, self.own, 0))
-            channel.send({"host": socket.gethostname(), "processes": len(self._ranks)})
-            verdict = handshake.run_with_timeout(
-                rendezvous.REQUEST_SECONDS, peer, channel.receive(rendezvous.VERDICT_SCHEMA)
-            )
-            if verdict["error"] and verdict["code"] == ExitCode.PEER_GONE:
-                raise UnknownPeerError(verdict["error"][0])
-            if verdict["error"]:
-                raise UserError(*verdict["error"], code=verdict["code"])
-            for option in SOCKET_OPTIONS:
-                peer.setsockopt(*option)
-        except BaseException:
-            peer.close()
+            channel, _ = node0.report_to_rank0(self.endpoint, address, self.own, hello)
+        except UserError as error:
+            if error.code == ExitCode.PEER_GONE:
+                raise UnknownPeerError(error.what) from error
             raise
+        for option in SOCKET_OPTIONS:
+            channel.peer.setsockopt(*option)
         return channel
 
     def _serve(self, channel: Channel) -> int | None:
         """Serve the requests of node 0. Return the exit code of the job, or ``None`` if the connection is lost."""
-        requests = channel.receive(REQUEST_SCHEMA)
         kill_at = math.inf
         while True:
-            try:
-                request = handshake.run_with_timeout(POLL_SECONDS, channel.peer, requests)
-                requests = channel.receive(REQUEST_SCHEMA)
-            except (OSError, ValueError) as error:
-                # The operating system's error for a lost connection is also a ``TimeoutError``, with a number.
-                if not isinstance(error, TimeoutError) or error.errno is not None:
+            if channel.is_readable(POLL_SECONDS):
+                try:
+                    request = channel.receive(REQUEST_SCHEMA)
+                except (OSError, ValueError):
                     return None
-                request = None
-            if request is not None:
                 if request["method"] == END:
                     return int(request["rank"])
                 if request["rank"] >= len(self._ranks):

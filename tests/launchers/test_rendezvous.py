@@ -17,14 +17,23 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.distributed import handshake, rendezvous
-from crepe_dist.distributed.handshake import CallerListener, Channel, LocalProcess
+from crepe_dist.distributed import caller_listener, channel, endpoint, handshake, rendezvous
+from crepe_dist.distributed.caller_listener import CallerListener
+from crepe_dist.distributed.channel import (
+    LENGTH_STRUCT,
+    REQUEST_SECONDS,
+    Channel,
+    UnknownPeerError,
+    WrongSecretError,
+    receive_bytes,
+)
+from crepe_dist.distributed.endpoint import Endpoint
+from crepe_dist.distributed.handshake import LocalProcess
 from crepe_dist.distributed.launch import LauncherEnv
-from crepe_dist.distributed.rendezvous import Endpoint
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.helpers.programs import program
-from tests.multihost.network import Host, Network, needs_namespaces
+from tests.multihost.network import SECOND_NET, Host, Network, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,8 +66,9 @@ class Ranks:
         )
 
     def places(self) -> list[Any]:
-        """Return what each process prints after all have met, and end the processes."""
-        lines = [process.stdout.readline() for process in self.started if process.stdout]
+        """Return what each process prints after all have met, and end the processes. Omit notes of rank 0."""
+        outputs = [process.stdout for process in self.started if process.stdout]
+        lines = [next(line for line in output if not line.startswith("[rank 0]")) for output in outputs]
         self.end(0)
         return [json.loads(line) for line in lines]
 
@@ -103,9 +113,16 @@ def greet(port: int, message: bytes) -> socket.socket:
     return caller
 
 
-def message(**said: object) -> bytes:
-    data = json.dumps(said).encode()
-    return handshake.LENGTH_STRUCT.pack(len(data)) + data
+def message(data: bytes) -> bytes:
+    return LENGTH_STRUCT.pack(len(data)) + data
+
+
+def greeting(rank: int, size: int = 2, protocol: bytes = handshake.PROTOCOL, listener: int = 0) -> bytes:
+    return message(handshake.GREETING_STRUCT.pack(protocol, listener, rank, size, NONCE))
+
+
+def place(port: int) -> str:
+    return f"127.0.0.1:{port}"
 
 
 def listening(size: int) -> tuple[int, CallerListener]:
@@ -119,13 +136,13 @@ def listening(size: int) -> tuple[int, CallerListener]:
 def report(at: int, rank: int, size: int, secret: bytes = b"", **said: object) -> Channel:
     """Report to rank 0 like a process, with ``said`` in place of the usual values."""
     caller = socket.create_connection(("127.0.0.1", at), timeout=10)
-    channel = handshake.run_with_timeout(10, caller, handshake.greet(caller, LocalProcess(rank, size, secret), 0))
-    channel.send({"host": "there", "pid": 1, "port": 1, **said})
-    return channel
+    opened = handshake.greet(caller, LocalProcess(rank, size, secret), 0, 10)
+    opened.send({"place": place(1), **said})
+    return opened
 
 
-def hear(channel: Channel) -> dict[str, Any]:
-    return handshake.run_with_timeout(10, channel.peer, channel.receive(rendezvous.VERDICT_SCHEMA))
+def hear(opened: Channel) -> dict[str, Any]:
+    return opened.receive(endpoint.VERDICT_SCHEMA)
 
 
 def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
@@ -133,7 +150,8 @@ def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
     group.start(0)
     harness.wait_for(group.is_open)
     first = report(group.port, 1, 3)
-    for size, error in ((3, "two processes are rank 1"), (4, "rank 0 is one of 3 processes, rank 1 one of 4")):
+    # Before the first answer, rank 0 has time to read the report above.
+    for size, error in ((4, "rank 0 is one of 3 processes, rank 1 one of 4"), (3, "two processes are rank 1")):
         assert error in hear(report(group.port, 1, size))["error"]
     first.peer.close()
     group.start(1)
@@ -141,23 +159,24 @@ def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
     assert [place[0] for place, *_ in group.places()] == [0, 1, 2]
 
 
-NONCE = "0" * 64
-GREETING = {"rank": 1, "size": 2, "nonce": NONCE}
+NONCE = bytes(handshake.NONCE_BYTES)
 FORGED = [
     b"GET / HTTP/1.0\r\n\r\n",
     bytes(4),
-    handshake.LENGTH_STRUCT.pack(4000) + b"[" * 4000,
-    handshake.LENGTH_STRUCT.pack(2**32 - 1),
-    *(message(**{**GREETING, **other}) for other in (
-        {"rank": "1"}, {"rank": True}, {"rank": 9}, {"rank": 0}, {"rank": [1]}, {"size": None}, {"size": 2**40},
-        {"size": 0}, {"nonce": "0"}, {"nonce": 0}, {"more": 1}, {"rank": 1.0}, {"nonce": "\ud800" * 64},
-    )),
-    message(),
-    message(rank=1, size=2, job=""),
-    message(**GREETING) + bytes(4),  # An empty report.
-    message(**GREETING) + message(host="x", pid=1, port=1),  # A report without a MAC.
-    message(**GREETING) + handshake.LENGTH_STRUCT.pack(40) + bytes(40),
-]  # fmt: skip
+    message(b"[" * 4000),
+    LENGTH_STRUCT.pack(2**32 - 1),
+    message(b""),
+    greeting(9),
+    greeting(0),
+    greeting(1, protocol=b"crepe_dist 1"),
+    greeting(1, listener=1),
+    message(greeting(1)[LENGTH_STRUCT.size : -1]),
+    message(greeting(1)[LENGTH_STRUCT.size :] + b"0"),
+    greeting(1) + bytes(4),  # An empty report.
+    greeting(1) + message(json.dumps({"place": place(1)}).encode()),  # A report without a MAC.
+    greeting(1) + message(bytes(40)),
+    greeting(1, size=0) + message(bytes(40)),
+]
 
 
 def test_strangers_hold_up_nobody(ranks):
@@ -171,10 +190,11 @@ def test_strangers_hold_up_nobody(ranks):
         assert [place[0] for place, *_ in group.places()] == [0, 1]
 
 
-REPORTS: list[dict[str, object]] = [
-    {"port": None}, {"port": 0}, {"port": 2**16}, {"port": True}, {"pid": "1"}, {"host": 1}, {"host": "x" * 300},
-    {"more": 0},
+PLACES: list[object] = [
+    None, 0, [], True, "", "127.0.0.1", place(0), place(2**16), "x" * 300, ":1", "localhost:1", "256.0.0.1:1", "::1:1",
+    "1.2.3:1", "127.0.0.1:one",
 ]  # fmt: skip
+REPORTS: list[dict[str, object]] = [*({"place": value} for value in PLACES), {"more": 0}]
 
 
 @pytest.mark.parametrize("said", REPORTS)
@@ -186,13 +206,13 @@ def test_a_malformed_report_is_a_stranger_s(said):
         while not known.done():
             assert next(arrivals) is None
     assert list(itertools.islice(arrivals, 3)) == [None] * 3
-    with pytest.raises((handshake.UnknownPeerError, ConnectionError)):
+    with pytest.raises((UnknownPeerError, ConnectionError)):
         hear(known.result())
     known.result().peer.close()
 
 
 def test_strangers_are_let_go(monkeypatch):
-    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(channel, "receive_bytes", lambda peer, most, _=0.0: receive_bytes(peer, most, 0.2))
     port, callers = listening(3)
     arrivals = iter(callers)
     # The first sends nothing, the second stops within a message.
@@ -200,7 +220,7 @@ def test_strangers_are_let_go(monkeypatch):
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 2, 3)
         arrival = next(filter(None, arrivals))
-        assert (arrival.rank, arrival.message) == (2, {"host": "there", "pid": 1, "port": 1})
+        assert (arrival.rank, arrival.message) == (2, {"place": place(1)})
     due = time.monotonic() + 1
     while time.monotonic() < due:
         next(arrivals)
@@ -210,7 +230,7 @@ def test_strangers_are_let_go(monkeypatch):
 
 
 def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(handshake, "MAX_UNKNOWN_CALLERS", 5)
+    monkeypatch.setattr(caller_listener, "MAX_UNKNOWN_CALLERS", 5)
     port, callers = listening(2)
     arrivals = iter(callers)
     strangers = [greet(port, b"\5\0") for _ in range(40)]
@@ -218,7 +238,7 @@ def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monke
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 1, 2)
         arrival = next(filter(None, arrivals))
-    assert time.monotonic() - began < handshake.HANDSHAKE_SECONDS
+    assert time.monotonic() - began < REQUEST_SECONDS
     assert len(callers._pending) <= 6
     for each in (*strangers, known.result().peer, arrival.channel.peer):
         each.close()
@@ -255,14 +275,13 @@ class TestSecrets:
             port = listener.getsockname()[1]
             caller = socket.create_connection(("127.0.0.1", port))
             peer, _ = listener.accept()
-            steps = handshake.greet(caller, LocalProcess(1, 2, SECRET.encode()), 0)
-            channel = thread.submit(handshake.run_with_timeout, 10, caller, steps)
-            peer.sendall(message(nonce=NONCE))
-            made: Channel = channel.result()
+            greeted = thread.submit(handshake.greet, caller, LocalProcess(1, 2, SECRET.encode()), 0, 10)
+            peer.sendall(message(NONCE))
+            made: Channel = greeted.result()
             made.send({})
             forged = Channel(peer, b"", is_caller=False)
-            forged.send({"error": None, "code": 0})
-            with pytest.raises(handshake.WrongSecretError, match="does not prove"):
+            forged.send(endpoint.make_verdict())
+            with pytest.raises(WrongSecretError, match="does not prove"):
                 hear(made)
             for each in (caller, peer):
                 each.close()
@@ -272,25 +291,25 @@ class TestSecrets:
         first, second = (Channel(end, b"key", is_caller) for end, is_caller in zip(ends, (True, False)))
         first.send({})
         data = ends[1].recv(1000, socket.MSG_PEEK)
-        assert handshake.run_with_timeout(1, ends[1], second.receive({})) == {}
+        assert second.receive({}, 1) == {}
         ends[0].sendall(data)
-        with pytest.raises(handshake.WrongSecretError):
-            handshake.run_with_timeout(1, ends[1], second.receive({}))
+        with pytest.raises(WrongSecretError):
+            second.receive({}, 1)
         ends[1].sendall(data)
-        with pytest.raises(handshake.WrongSecretError):
-            handshake.run_with_timeout(1, ends[0], first.receive({}))
+        with pytest.raises(WrongSecretError):
+            first.receive({}, 1)
         for end in ends:
             end.close()
 
     def test_the_key_depends_on_all_that_was_said(self):
-        keys = {
-            handshake._derive_key(
-                LocalProcess(rank, 2, secret), rank, {"rank": caller, "size": size, "nonce": one}, {"nonce": two}
-            )
-            for rank in (0, 1) for caller in (2, 3) for size in (4, 5) for one in (NONCE, "1" * 64)
-            for two in (NONCE, "1" * 64) for secret in (b"a", b"b")
-        }  # fmt: skip
-        assert len(keys) == 64
+        keys, choices = set(), ((0, 1), (4, 5), (0, 1), (NONCE, b"1"), (b"a", b"b"))
+        for rank, size, listener, nonce, secret in itertools.product(*choices):
+            ends = socket.socketpair()
+            ends[1].sendall(message(nonce))
+            with ends[0], ends[1], pytest.MonkeyPatch.context() as patch:
+                patch.setattr(handshake.secrets, "token_bytes", lambda _: NONCE)
+                keys.add(handshake.greet(ends[0], LocalProcess(rank, size, secret), listener, 10)._key)
+        assert len(keys) == 32
 
     @pytest.mark.parametrize(("value", "secret"), [("", b""), (" \n", b""), (f" {SECRET}\n", SECRET.encode())])
     def test_it_is_read_from_the_environment(self, value, secret):
@@ -397,3 +416,31 @@ class TestTwoHosts:
         assert first[:2] == [[1, 4, 1, 3], ["127.0.1.1", "10.207.31.2", "127.0.0.1"]]
         assert second[:2] == [[2, 4, 0, 1], ["10.207.31.1"] * 3]
         assert third[:2] == [[3, 4, 2, 3], ["127.0.1.1", "127.0.1.1", "10.207.31.2"]]
+
+    @pytest.mark.parametrize("named", [("eth1", "eth1"), (f"{SECOND_NET}.0/24", "eth1")])
+    def test_connections_use_the_named_network_and_the_rendezvous_another(self, ranks, hosts, named):
+        group = ranks(WORLD_SIZE=3, MASTER_ADDR="hosta", MASTER_PORT=29500, CREPE_DIST_SECRET=SECRET)
+        for number, (host, network) in enumerate(zip(hosts.values(), named), 1):
+            host.plug("eth1", f"second{number}", f"{SECOND_NET}.{number}")
+            group.start(number - 1, tuple(host.inside()), CREPE_DIST_SOCKET_IFNAME=network)
+        group.start(2, tuple(hosts["hosta"].inside()), CREPE_DIST_SOCKET_IFNAME="eth1")
+        first, second = f"{SECOND_NET}.1", f"{SECOND_NET}.2"
+        assert [addresses for _, addresses, _ in group.places()] == [[second, first], [first, first], [first, second]]
+
+    @pytest.mark.parametrize(
+        ("network", "what"),
+        [
+            ("ib0", "hosta has no such interface or subnet"),
+            ("10.9.0.0/16", "hosta has no such interface or subnet"),
+            ("10.9.0.0/99", "hosta has no such interface or subnet"),
+            ("eth1", "hosta has no IPv4 address there that other hosts can reach"),
+            ("lo", "hosta has no IPv4 address there that other hosts can reach"),
+        ],
+    )
+    def test_a_network_that_this_host_does_not_have(self, ranks, hosts, network, what):
+        hosts["hosta"].plug("eth1", "second1")
+        group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500, CREPE_DIST_SOCKET_IFNAME=network)
+        group.start(0, tuple(hosts["hosta"].inside()))
+        printed = group.end(1)
+        assert f"error: CREPE_DIST_SOCKET_IFNAME is '{network}', but {what}\n" in printed
+        assert "its interfaces are eth0 (10.207.31.1)\n" in printed

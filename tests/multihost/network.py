@@ -9,6 +9,7 @@ ends, and the kernel ends all others of the host with it and takes its network a
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from tests.helpers.needs import needs, which
 
 NET = "10.207.31"
+SECOND_NET = "10.207.32"
 NAMES = ("hosta", "hostb")
 NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid")
 # The host lives until its standard input is closed. The shell must not exec, because it also reaps orphans.
@@ -82,12 +84,23 @@ class Host:
         self.name = NAMES[number - 1]
         self.address = f"{NET}.{number}"
         self._space = _Space(NAMESPACES, FIRST.format(hosts=network.hosts_file, name=self.name))
-        _run("ip", "link", "add", "eth0", "netns", str(self._space.first), "type", "veth",
-             "peer", "name", self.name, "netns", str(network.switch.first))  # fmt: skip
-        self.mend()
-        network.on_switch("link", "set", self.name, "master", "switch")
-        _run(*self.inside("ip", "addr", "add", f"{self.address}/24", "dev", "eth0"))
-        _run(*self.inside("ip", "link", "set", "eth0", "up"))
+        self.plug("eth0", self.name, self.address)
+
+    def plug(self, interface: str, port: str, address: str = "") -> None:
+        """Connect a new interface of this host to a new port of the switch."""
+        _run("ip", "link", "add", interface, "netns", str(self._space.first), "type", "veth",
+             "peer", "name", port, "netns", str(self._network.switch.first))  # fmt: skip
+        self._network.on_switch("link", "set", port, "up")
+        self._network.on_switch("link", "set", port, "master", "switch")
+        if address:
+            _run(*self.inside("ip", "addr", "add", f"{address}/24", "dev", interface))
+        _run(*self.inside("ip", "link", "set", interface, "up"))
+
+    def sent_bytes(self, interface: str) -> int:
+        """Return the number of bytes that an interface has sent."""
+        command = self.inside("ip", "-json", "-stats", "link", "show", "dev", interface)
+        shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return int(shown[0]["stats64"]["tx"]["bytes"])
 
     def cut(self) -> None:
         """Unplug the cable at the switch."""

@@ -13,7 +13,7 @@ from crepe_dist.commands.evaluate import Evaluate
 from crepe_dist.commands.export import Export
 from crepe_dist.commands.inspect import Inspect
 from crepe_dist.commands.prepare import Prepare
-from crepe_dist.distributed.rendezvous import read_time_limit
+from crepe_dist.distributed.endpoint import read_time_limit
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir_selection import select_run_dir_on_rank0
 from crepe_dist.sealed_json import digest
