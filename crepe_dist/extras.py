@@ -19,6 +19,7 @@ PACKAGES = MappingProxyType(
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
         "metrics": ("prometheus-client",),
+        "mlflow": ("mlflow-skinny",),
         "mpi": ("mpi4py", "mpich"),
         "parquet": ("pyarrow",),
         "ray": ("ray",),
@@ -33,6 +34,7 @@ PACKAGES = MappingProxyType(
 # Modules whose names differ from the names of their packages, by the name of the package.
 MODULES = MappingProxyType(
     {
+        "mlflow-skinny": "mlflow",
         "nvidia-cuda-nvrtc-cu12": "nvidia.cuda_nvrtc",
         "nvidia-nccl-cu12": "nvidia.nccl",
         "prometheus-client": "prometheus_client",

@@ -20,7 +20,7 @@ PLACEMENT_TIMEOUT_S = 5.0  # Time limit in seconds for the allocation of a place
 # Environment variables that are passed to processes on other hosts. Variables that describe this host are not passed.
 PASSED_VARIABLES = re.compile(
     "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
-    "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
+    "NVIDIA_|CREPE_DIST_|MLFLOW_|COVERAGE_|COV_CORE_|SSL_CERT_"
 )
 # Without this setting, an actor kills its process when the driver has ended, before the process can save its state.
 KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}

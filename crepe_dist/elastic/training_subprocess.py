@@ -24,8 +24,14 @@ from crepe_dist.files.atomic_write import write_text
 
 CONFIG = "settings.yaml"  # Name of the configuration file in the folder of the subprocess.
 LOG = "log.txt"  # Name of the file with the output of the subprocess.
-# Settings that disable the outputs of a training run that a search does not need.
-NO_REPORTS = {"logging.report": False, "logging.tensorboard": False, "logging.metrics_port": None}
+# Settings that disable the outputs of a training run that a temporary run does not need.
+NO_REPORTS = {
+    "logging.report": False,
+    "logging.tensorboard": False,
+    "logging.metrics_port": None,
+    "logging.track": "none",
+    "logging.upload": None,
+}
 MAX_RESTARTS = 2  # Maximum number of restarts of a subprocess that a signal has ended.
 POLL_SECONDS = 0.2  # Seconds between two reads of the output.
 GRACE_SECONDS = 10.0  # Seconds between the request to stop and the kill of a subprocess that has not exited.

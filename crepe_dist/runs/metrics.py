@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -22,7 +22,8 @@ from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
-# Metrics that are also written for TensorBoard: names of step metrics, and suffixes of the names of epoch metrics.
+# Metrics that are also recorded by TensorBoard (and those of epochs by MLflow): names of step metrics, and suffixes of
+# the names of epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 RANK_TIMES = ("compute_ms", "data_ms", "exchange_ms")  # Parts of a step, with one value per rank.
@@ -45,6 +46,11 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
     name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
     loss = float(epoch.get(f"{split}_{name}", math.inf))
     return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_{name}_error", 0.0))
+
+
+def epoch_scalars(record: Record) -> dict[str, float]:
+    """Return the metrics of an epoch's record that are recorded by TensorBoard and MLflow."""
+    return {name: value for name, value in record.items() if name.endswith(EPOCH_SCALARS)}
 
 
 class TensorBoard:
@@ -137,7 +143,7 @@ class MetricsLogger:
     def log_epoch(self, record: Record) -> None:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
         self._append([{"event": "epoch", **record}])
-        self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
+        self._scalars("epoch", [record], epoch_scalars(record))
 
     def log_ranks(self, record: Record) -> None:
         """Write the record of the ranks.
@@ -187,7 +193,7 @@ class MetricsLogger:
             raise
         self._unwritten = []
 
-    def _scalars(self, group: str, records: Sequence[Record], names: Sequence[str]) -> None:
+    def _scalars(self, group: str, records: Sequence[Record], names: Iterable[str]) -> None:
         def write(tensorboard: TensorBoard) -> None:
             for record in records:
                 tensorboard.add(record["step"], {f"{group}/{name}": record[name] for name in names})

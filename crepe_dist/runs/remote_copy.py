@@ -11,14 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent import futures
-from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
-from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.safe_read import fingerprint, manifest_entry
@@ -26,18 +21,18 @@ from crepe_dist.preparing import remote
 from crepe_dist.runs import resume_state
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE
 from crepe_dist.runs.metrics import METRICS
+from crepe_dist.runs.mlflow_sync import RUN_FILE
 from crepe_dist.runs.run_dir import PARTIAL_DOWNLOAD, RunDir
+from crepe_dist.runs.run_sync import RunSync, Status, in_background
 from crepe_dist.sealed_json import read_record, validate, write_sealed_json
 
 MANIFEST = "upload.json"  # List of the files of a copy.
 FORMAT = 1  # Version of the list.
 # Files that may change. Until the end, their names at the URL contain their SHA-256.
 CHANGING_FILES = (METRICS, CONFIG, RESULT, "report.html", "model_card.md")
-PATTERNS = (RUN_KEY_FILE, *CHANGING_FILES, f"{FOLDER}/*", "pseudo_labels/*")
+PATTERNS = (RUN_KEY_FILE, RUN_FILE, *CHANGING_FILES, f"{FOLDER}/*", "pseudo_labels/*")
 LARGE_SUFFIXES = (".params", ".safetensors")  # Suffixes of files that are never changed, only removed.
 MAX_ATTEMPTS = 3  # Maximum number of attempts if training removes files during a copy.
-STOP_SECONDS = 20  # Time limit for the copy after a request to stop. Launchers usually kill a process after 30 s.
-T = TypeVar("T")
 # Size, SHA-256 and name at the URL of each file, by its name in the run folder.
 Manifest = dict[str, dict[str, Any]]
 
@@ -60,26 +55,6 @@ def check_url(url: str) -> None:
             "remove them from the URL, and put the credentials where the library of the store finds them",
         )
     remote.check_writable(url)
-
-
-def in_background(function: Callable[[], T]) -> Iterator[T | None]:
-    """Run a function in a thread. Yield ``None`` every second until it ends, and finally its result.
-
-    The thread does not keep the process alive, because a server that does not answer would block its exit.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True, name="remote copy").start()
-    while not future.done():
-        futures.wait([future], 1.0)
-        yield None
-    yield future.result()
 
 
 def read_manifest(url: str) -> Manifest | None:
@@ -159,79 +134,43 @@ def restore(url: str, path: Path, say: Callable[[str], None], *, fresh: bool) ->
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class RunUploader:
-    """Thread of rank 0 that copies a run to a URL. Training never waits for it, except at the end.
+class RunUploader(RunSync):
+    """Thread that copies a run to a URL.
 
     Args:
         url: Value of ``logging.upload``.
-        say: Function that prints a warning if a copy has failed.
-
-    Attributes:
-        url: URL of the copy of this run.
     """
 
+    needs_states = True
+
     def __init__(self, url: str, run: RunDir, say: Callable[[str], None]) -> None:
-        self.url = copy_url(url, run.path)
-        self._run = run
-        self._say = say
-        self._thread: Thread | None = None
+        super().__init__(run, say)
+        self._url = copy_url(url, run.path)
         self._uploaded: Manifest | None = None  # Files of the last complete copy; ``None`` before the first copy.
         self._names: set[str] = set()  # Names of all files at the URL, also of files that a failed copy left.
         self._entries: dict[str, dict[str, Any]] = {}  # Manifest entries of files, by their fingerprint.
 
-    def __enter__(self) -> RunUploader:
-        return self
+    def __str__(self) -> str:
+        return f"the copy at {self._url}"
 
-    def __exit__(self, kind: Any, *error: object) -> None:
-        """After a request to stop, copy the saved state, but wait for at most ``STOP_SECONDS``."""
-        if kind is not None and issubclass(kind, StopRequested):
-            with suppress(UserError):
-                for second, _ in enumerate(self.finish(is_final=False)):
-                    if second >= STOP_SECONDS:
-                        self._say(f"{self.url} may lack the newest state: the copy takes over {STOP_SECONDS} s")
-                        break
-
-    def start(self, saving: Future[Path] | None = None) -> None:
-        """Start a copy in the background, unless the previous copy is still in progress.
-
-        Args:
-            saving: Save of a state to wait for.
-        """
-
-        def run() -> None:
-            try:
-                if saving is not None:
-                    futures.wait([saving])
-                self._upload(is_final=False)
-            except UserError as error:
-                error.remedy += "; training continues, and the next epoch repeats the copy"
-                self._say(error.format_lines("warning"))
-
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = Thread(target=run, daemon=True, name="upload")
-            self._thread.start()
-
-    def finish(self, *, is_final: bool = True) -> Iterator[None]:
+    def finish(self, status: Status = "FINISHED") -> Iterator[None]:
         """Copy the run. Yield about every second.
-
-        Args:
-            is_final: Whether the run is finished.
 
         Raises:
             UserError: The copy failed, so the run is only on the local disk.
         """
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(1.0)
-            yield
+        if status == "FAILED":  # The copy of the last epoch has what the next attempt needs.
+            return
         try:
-            for _ in in_background(lambda: self._upload(is_final)):
-                yield
+            yield from super().finish(status)
         except UserError as error:
-            what = f"the result is only in {self._run.path}: it could not be copied to {self.url}"
+            what = f"the result is only in {self._run.path}: it could not be copied to {self._url}"
             remedy = f"{error.remedy}; then run the same command again, which only repeats the copy"
             raise UserError(what, error.why or error.what, remedy, code=ExitCode.FAILURE) from error
+        if status == "FINISHED":
+            self._say(f"copied to {self._url}")
 
-    def _upload(self, is_final: bool) -> None:
+    def sync(self, status: Status) -> None:
         """Copy the files that have changed since the last copy.
 
         Raises:
@@ -239,14 +178,14 @@ class RunUploader:
         """
         if self._uploaded is None:
             try:
-                self._uploaded = read_manifest(self.url) or {}
+                self._uploaded = read_manifest(self._url) or {}
             except ValueError:  # The list is damaged, so all files are copied.
                 self._uploaded = {}
             self._names |= {entry["name"] for entry in self._uploaded.values()}
         for attempt in range(1, MAX_ATTEMPTS + 1):
             paths = self._list_files()
             try:
-                self._copy(paths, is_final)
+                self._copy(paths, is_final=status == "FINISHED")
                 return
             except (OSError, UserError) as error:
                 # Training may have removed a file that it no longer needs.
@@ -266,7 +205,7 @@ class RunUploader:
                 paths += [states[-1] / name for name in (*resume_state.FILES, resume_state.MANIFEST)]
         return [path for path in paths if not path.name.startswith(".")]
 
-    def _copy(self, paths: list[Path], is_final: bool) -> None:
+    def _copy(self, paths: list[Path], *, is_final: bool) -> None:
         former = self._uploaded or {}
         stored = {entry["name"]: entry for entry in former.values()}
         files: Manifest = {}
@@ -284,12 +223,12 @@ class RunUploader:
                 files[local] = {**entry, "name": name}
                 if stored.get(name) != files[local]:
                     self._names.add(name)
-                    remote.upload(path, f"{self.url}/{name}")
+                    remote.upload(path, f"{self._url}/{name}")
             if files != former:
                 write_sealed_json(folder / MANIFEST, FORMAT, {"files": files})
-                remote.upload(folder / MANIFEST, f"{self.url}/{MANIFEST}")
+                remote.upload(folder / MANIFEST, f"{self._url}/{MANIFEST}")
         self._uploaded = files
         current = {entry["name"] for entry in files.values()}
         for name in self._names - current:
-            remote.remove(f"{self.url}/{name}")
+            remote.remove(f"{self._url}/{name}")
         self._names = current

@@ -46,6 +46,7 @@ FLAG_NAMES = {
     "logging.keep_epochs": "keep_epochs",
     "logging.metrics_host": "metrics_host",
     "logging.metrics_port": "metrics_port",
+    "logging.track": "track",
     "logging.upload": "upload",
     "model.network": "model",
     "optimizer.name": "optimizer",

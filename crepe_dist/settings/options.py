@@ -388,6 +388,11 @@ class LoggingOptions(Settings, group="logging"):
         "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
         "installed.",
     )
+    track: Literal["none", "mlflow"] = setting(
+        "none",
+        "Service that records the parameters, the metrics of each epoch, and the result. mlflow: the server in the "
+        "environment variable MLFLOW_TRACKING_URI. Requires the `mlflow` extra.",
+    )
     keep_epochs: Literal["needed", "all"] = setting(
         "needed",
         "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crepe_dist import network_registry
 from crepe_dist.data.augmentation import with_case_noise, with_typos
@@ -23,13 +23,11 @@ from crepe_dist.runs.metrics import MetricsLogger
 from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.runs.run_sync import RunSync
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
-
-if TYPE_CHECKING:
-    from crepe_dist.runs.remote_copy import RunUploader
 
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.
@@ -46,7 +44,7 @@ class JobContext:
         watchdog: Thread that reports when training hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
         exporter: Exporter of the metrics for Prometheus on rank 0, if the settings ask for one.
-        uploader: Thread that copies the run to a URL, on rank 0, if the settings ask for a copy.
+        syncs: Threads that bring the run to servers, on rank 0, if the settings ask for them.
     """
 
     group: ProcessGroup
@@ -54,7 +52,7 @@ class JobContext:
     watchdog: Watchdog
     display: ProgressDisplay
     exporter: PrometheusExporter | None = None
-    uploader: RunUploader | None = None
+    syncs: Sequence[RunSync] = ()
 
 
 @dataclass(frozen=True)

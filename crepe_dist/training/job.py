@@ -8,8 +8,9 @@ n-gram branch on the train and validation splits (``refit``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import chain
 from threading import Thread
 
 from crepe_dist import extras
@@ -23,6 +24,7 @@ from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.run_dir_selection import lock_on_rank0, restore_on_rank0, select_run_dir
+from crepe_dist.runs.run_sync import RunSync
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext
@@ -55,6 +57,8 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         if config.logging.metrics_port is not None:
             exporter = group.run_on_rank0("metrics", lambda: stack.enter_context(PrometheusExporter(config.logging)))
             display.print(f"metrics   {exporter and exporter.url}")
+        if config.logging.track == "mlflow":
+            group.run_on_rank0("tracking", lambda: extras.require("mlflow", "--track mlflow"))
         job = JobContext(group, control, watchdog, display, exporter)
         _note_missing_libraries(config, display)
         data = open_training_data(config, group, display)
@@ -66,10 +70,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         has_refit = refit.refit_config(config, data, engine.config) is not None
         restore_on_rank0(config, data, group, display.print)
         folder = select_run_dir(config, data, group)
-        if config.logging.upload is not None and group.is_root:
-            from crepe_dist.runs.remote_copy import RunUploader  # This import is slow.
-
-            job = replace(job, uploader=RunUploader(config.logging.upload, folder, display.log))
+        job = replace(job, syncs=_create_syncs(config, folder, display) if group.is_root else ())
         finished = group.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
             if group.is_root:
@@ -79,13 +80,13 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                     folder.clean_up()
             display.print(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
             report(config, data, folder, job)
-            _finish_upload(config, job)
+            _finish_syncs(job)
             return finished
 
         may_be_restarted = control.is_supervised or bool(read_launcher_env().launcher)
-        with lock_on_rank0(folder, group, may_be_restarted, display.print), job.uploader or nullcontext():
-            if job.uploader is not None:
-                job.uploader.start()  # If the URL cannot be written, the warning comes before the first epoch.
+        with lock_on_rank0(folder, group, may_be_restarted, display.print), ExitStack() as syncs:
+            for sync in job.syncs:
+                syncs.enter_context(sync)
             watchdog.open_stack_file(
                 folder.stack_path(group.rank), group.all_gather_json(watchdog.identity(), "processes")
             )
@@ -101,7 +102,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             display.print(str(result))
             report(config, data, folder, job)
             display.print_lines(warn_unused_gpu(config, engine))
-            _finish_upload(config, job)
+            _finish_syncs(job)
             return result
 
 
@@ -110,12 +111,23 @@ def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> No
     job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
 
 
-def _finish_upload(config: Config, job: JobContext) -> None:
-    """Copy the finished run to a URL if the settings ask for it. Every rank must call this function."""
+def _create_syncs(config: Config, folder: RunDir, display: ProgressDisplay) -> list[RunSync]:
+    """Create the threads that bring the run to servers. The copy comes last, because its error ends the job."""
+    syncs: list[RunSync] = []
+    if config.logging.track == "mlflow":
+        from crepe_dist.runs.mlflow_sync import MlflowSync
+
+        syncs.append(MlflowSync(config, folder, display.log))
     if config.logging.upload is not None:
-        uploader = job.uploader
-        job.group.run_steps_on_rank0("upload", iter(()) if uploader is None else uploader.finish())
-        job.display.print(f"upload    {uploader and uploader.url}")
+        from crepe_dist.runs.remote_copy import RunUploader
+
+        syncs.append(RunUploader(config.logging.upload, folder, display.log))
+    return syncs
+
+
+def _finish_syncs(job: JobContext) -> None:
+    """Bring the finished run to the servers. Every rank must call this function."""
+    job.group.run_steps_on_rank0("servers", chain.from_iterable(sync.finish() for sync in job.syncs))
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:

@@ -53,14 +53,15 @@ class SaveCallback(Callback):
 
         If the run is copied to a URL, a save is always due, and the copy starts when the state is on disk.
         """
-        context, progress, uploader = self._context, self._context.progress, self._context.job.uploader
-        should_save = not progress.finished and (self._saver.should_save(progress.step) or uploader is not None)
+        context, progress, syncs = self._context, self._context.progress, self._context.job.syncs
+        is_due = self._saver.should_save(progress.step) or any(sync.needs_states for sync in syncs)
+        should_save = not progress.finished and is_due
         if context.group.broadcast_json(should_save, "save after epoch"):
             self._save()
         else:
             check_replicas(context.engine.state_dict(), context.group)
-        if uploader is not None:
-            uploader.start(self._saver.save_in_progress)
+        for sync in syncs:
+            sync.start(self._saver.save_in_progress)
 
     def on_stop(self) -> None:
         """Save the state, wait until it is on disk, and end the run.

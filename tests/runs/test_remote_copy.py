@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -24,6 +22,7 @@ from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.training import train_loop
 from tests.conftest import QUICK, command, records, run, train
+from tests.helpers.background import Command, end, free_port, install, serve
 from tests.helpers.needs import needs
 
 EPOCHS = 3
@@ -98,7 +97,7 @@ def test_a_lost_run_is_resumed_from_its_copy(data, memory, lost, unbroken):
     printed = train("--data", data, *MEMORY, cwd=lost)
     assert f"download  {URL}/run" in printed
     assert f"resuming from step {7 * (EPOCHS - 1)}" in printed
-    assert f"upload    {URL}/run" in printed
+    assert f"copied to {URL}/run" in printed
     assert (parameters(lost / "run"), [record["loss"] for record in records(lost / "run", "step")]) == unbroken
     finished = copied(memory)
     assert {"run.json", "config.yaml", "result.json", "metrics.jsonl"} <= finished.keys()
@@ -162,7 +161,7 @@ def test_a_copy_that_fails_leaves_the_previous_copy_complete(data, memory, tmp_p
     assert parameters(tmp_path / "run") == unbroken[0]
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "kept").rename(tmp_path / "run")
-    assert f"upload    {URL}/run" in train("--data", data, *MEMORY, cwd=tmp_path)
+    assert f"copied to {URL}/run" in train("--data", data, *MEMORY, cwd=tmp_path)
     # A file of the failed copies is left, because the process that knew its name is gone.
     assert {name.rpartition(".")[0] for name in stored(memory) - copied(memory).keys()} == {"metrics.jsonl"}
 
@@ -173,7 +172,7 @@ def test_failed_copies_are_warnings_and_never_end_training(data, tmp_path, capfd
     flags = (f"--upload=file://{tmp_path}/store", "--run-dir=run", "--epochs=3", *QUICK)
     printed = run(command("train", "--data", data, *flags), tmp_path, code=ExitCode.FAILURE)
     assert printed.count("warning: ") >= 2
-    assert "the next epoch repeats the copy" in printed
+    assert "tries again after the next epoch" in printed
     assert "error: the result is only in run: it could not be copied to file://" in printed
     assert "Traceback" not in printed
     (tmp_path / "store" / "run").unlink()
@@ -233,7 +232,7 @@ def test_a_request_to_stop_copies_the_saved_state(memory, tmp_path):
 
 def test_several_processes(data, tmp_path, unbroken):
     flags = ("--data", data, f"--upload=file://{tmp_path}/store", "--run-dir=run", f"--epochs={EPOCHS}", *QUICK)
-    assert "upload    file://" in train(*flags, cwd=tmp_path, processes=2)
+    assert "copied to file://" in train(*flags, cwd=tmp_path, processes=2)
     first = parameters(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     printed = train(*flags, cwd=tmp_path, processes=2)
@@ -245,33 +244,19 @@ def test_several_processes(data, tmp_path, unbroken):
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """Environment of processes with s3fs and Moto, whose server speaks S3; and the port of that server."""
-    folder = tmp_path_factory.mktemp("s3")
-    wanted = [f"fsspec=={fsspec.__version__}", "s3fs", "moto[server]"]
-    run(["uv", "pip", "install", "-q", "--no-config", "-p", sys.executable, "--target", "libraries", *wanted], folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    path = install(tmp_path_factory.mktemp("s3"), f"fsspec=={fsspec.__version__}", "s3fs", "moto[server]")
+    port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden-word", "AWS_DEFAULT_REGION": "us-east-1"}
     address = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_MAX_ATTEMPTS": "1"}
-    return {**os.environ, "PYTHONPATH": f"{folder / 'libraries'}:{Path(__file__).parents[2]}", **keys, **address}, port
+    return {**os.environ, "PYTHONPATH": path, **keys, **address}, port
 
 
-def serve_s3(s3) -> subprocess.Popen[bytes]:
+def serve_s3(s3, cwd: Path) -> subprocess.Popen[bytes]:
     environment, port = s3
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
+    server = serve([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, environment, cwd)
     script = "import s3fs; s3fs.S3FileSystem().mkdir('bucket')"
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     return server
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.slow
@@ -283,48 +268,37 @@ class TestS3:
     def test_losses(self, processes, s3, data, tmp_path, unbroken):
         start = ["supervise", "-np", processes] if processes > 1 else ["train"]
         flags = [*start, "--data", data, "--upload=s3://bucket/runs", "--run-dir=run", "--epochs=120", *QUICK]
-        words, log = command(*flags), tmp_path / "log"
 
-        def begin() -> subprocess.Popen[bytes]:
-            with log.open("wb") as stream:
-                return subprocess.Popen(words, cwd=tmp_path, env=s3[0], stdout=stream, stderr=subprocess.STDOUT)
+        def begin() -> Command:
+            return Command(command(*flags), tmp_path, s3[0])
 
-        def wait_for(text: str) -> None:
-            due = time.monotonic() + 300
-            while text not in log.read_text():
-                assert time.monotonic() < due, log.read_text()
-                time.sleep(0.02)
-
-        def finish(process: subprocess.Popen[bytes], code: int) -> str:
-            assert process.wait(600) == code, log.read_text()
-            printed = log.read_text()
+        def finish(training: Command, code: int = 0) -> str:
+            printed = training.finish(code)
             assert "hidden-word" not in printed
-            assert "Traceback" not in printed
             return printed
 
-        server = serve_s3(s3)
+        server = serve_s3(s3, tmp_path)
         try:
             # The machine is lost with its disk.
-            process = begin()
-            wait_for("epoch 9 of")
-            process.terminate()
-            process.wait(600)
+            training = begin()
+            training.wait_for("epoch 9 of")
+            training.process.terminate()
+            training.process.wait(600)
             shutil.rmtree(tmp_path / "run")
             # Training has been resumed from the copy. Now the server is lost.
-            process = begin()
-            wait_for("download  s3://bucket/runs/run")
-            wait_for("resuming from step")
-            wait_for("epoch 20 of")
+            training = begin()
+            training.wait_for("download  s3://bucket/runs/run")
+            training.wait_for("resuming from step")
+            training.wait_for("epoch 20 of")
         finally:
             end(server)
-        wait_for("warning: ")
-        server = serve_s3(s3)
+        training.wait_for("warning: ")
+        server = serve_s3(s3, tmp_path)
         try:
-            printed = finish(process, 0)
-            assert "upload    s3://bucket/runs/run" in printed
+            assert "copied to s3://bucket/runs/run" in finish(training)
             result = parameters(tmp_path / "run")
             shutil.rmtree(tmp_path / "run")
-            assert "is finished" in finish(begin(), 0)
+            assert "is finished" in finish(begin())
             assert parameters(tmp_path / "run") == result
         finally:
             end(server)
