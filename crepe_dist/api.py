@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from crepe_dist.commands.prepare import prepare
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import read_launcher_env
-from crepe_dist.elastic.training_subprocess import NO_REPORTS
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import TIMESTAMP, join_words, number, pluralize
@@ -26,7 +25,7 @@ from crepe_dist.reports.data_page import REMOVED_ROWS, describe_groups, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
-from crepe_dist.settings.config import argument_name, merge_settings, settings
+from crepe_dist.settings.config import NO_REPORTS, argument_name, merge_settings, settings
 from crepe_dist.settings.fields import did_you_mean, settings_of
 from crepe_dist.train import train
 

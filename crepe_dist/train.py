@@ -148,7 +148,8 @@ class Supervise(Command):
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
-        from crepe_dist.elastic.driver import Cluster, ElasticDriver
+        from crepe_dist.elastic.cluster import Cluster
+        from crepe_dist.elastic.driver import ElasticDriver
 
         rank, size = self._read_node()
         with SignalHandler() as control:

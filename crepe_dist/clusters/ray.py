@@ -9,7 +9,8 @@ from typing import Any
 from crepe_dist import extras
 from crepe_dist.distributed.launch import NUM_THREADS_ENV, default_num_threads
 from crepe_dist.distributed.signals import SignalHandler
-from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
+from crepe_dist.elastic.cluster import Cluster, NodeLostError, Slot
+from crepe_dist.elastic.driver import ElasticDriver
 from crepe_dist.elastic.process import SAME_VERSIONS_HINT, WorkerProcess
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result, read_result
@@ -50,10 +51,9 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
     cluster = RayCluster(default_num_threads() if os.environ.get(NUM_THREADS_ENV) else 1, config.device == "gpu")
     with SignalHandler() as control, control.defer():
         limit = config.safety.watchdog_s
-        driver = ElasticDriver(cluster, config.to_arguments(), processes, max_restarts, control, limit)
-        driver.run()
-    assert driver.checkpoint is not None, "rank 0 names it"
-    run = RunDir(driver.checkpoint.parent.parent)
+        group = ElasticDriver(cluster, config.to_arguments(), processes, max_restarts, control, limit).run()
+    assert group.checkpoint is not None, "rank 0 names it"
+    run = RunDir(group.checkpoint.parent.parent)
     if (result := read_result(run)) is None:
         raise UserError(
             f"the run is finished, but its folder {run.path} is not visible on this host",

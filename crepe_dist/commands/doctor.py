@@ -18,7 +18,7 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import read_launcher_env
-from crepe_dist.elastic.training_subprocess import LOG, NO_REPORTS, train_in_subprocess
+from crepe_dist.elastic.training_subprocess import LOG, train_in_subprocess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.folders import temporary_folder
@@ -27,6 +27,7 @@ from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.runs.checkpoint import RUNS
+from crepe_dist.settings.config import NO_REPORTS
 from crepe_dist.settings.fields import PATH_ARGUMENT, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
+from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.safe_read import sha256
@@ -15,6 +15,7 @@ from crepe_dist.model.backend import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import RunRecord, open_run
+from crepe_dist.settings.config import NO_REPORTS
 from crepe_dist.settings.fields import PATH_ARGUMENT, int_range, setting
 from crepe_dist.settings.flags import Command
 

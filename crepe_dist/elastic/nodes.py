@@ -17,33 +17,27 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from crepe_dist.distributed import endpoint as node0
 from crepe_dist.distributed.caller_listener import CallerListener
 from crepe_dist.distributed.channel import Channel, Schema, UnknownPeerError, int_check, string_check
-from crepe_dist.distributed.endpoint import Endpoint
+from crepe_dist.distributed.endpoint import ADDRESS_ENV, PORT_ENV, Endpoint
 from crepe_dist.distributed.handshake import SECRET_ENV, AuthenticatedCaller, LocalProcess
 from crepe_dist.distributed.launch import NUM_THREADS_ENV
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction, StopRequested
 from crepe_dist.distributed.tcp_group import SOCKET_OPTIONS
-from crepe_dist.elastic.driver import KILL_SECONDS, MAX_PROCESSES, Cluster, NodeLostError, Slot, print_line
+from crepe_dist.elastic.cluster import MAX_PROCESSES, Cluster, NodeLostError, Slot, print_line
 from crepe_dist.elastic.process import LINE_BYTES, MAX_POLL_BYTES, WorkerProcess
+from crepe_dist.elastic.worker_group import KILL_SECONDS
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.formatting import timestamp
 from crepe_dist.version import __version__
 
 POLL_SECONDS = 0.2  # Time limit of one poll for requests, after which a supervisor looks for signals.
 # Variables that node 0 sets for the ranks of other nodes.
-VARIABLES = {
-    "RANK",
-    "WORLD_SIZE",
-    node0.ADDRESS_ENV,
-    node0.PORT_ENV,
-    SECRET_ENV,
-    SUPERVISION_ID_ENV,
-    NUM_THREADS_ENV,
-}
+VARIABLES = {"RANK", "WORLD_SIZE", ADDRESS_ENV, PORT_ENV, SECRET_ENV, SUPERVISION_ID_ENV, NUM_THREADS_ENV}
 START, POLL, STOP, KILL, END = "start", "poll", "stop", "kill", "end"
 MAX_ANSWER_BYTES = 8 * (MAX_POLL_BYTES + LINE_BYTES)  # A byte of a line may need six bytes in JSON.
 
@@ -122,16 +116,15 @@ class _Node:
                 self.answers[answer["number"]] = answer["lines"], answer["code"], answer["is_suspended"]
             self.is_gone = answer["is_leaving"]
 
+    def take(self, number: int) -> tuple[list[Any], int | None, bool] | None:
+        """Return the answer to a request; ``None`` if it has not arrived. Raise ``NodeLostError`` if it never will."""
+        if number not in self.answers and self.is_gone:
+            raise NodeLostError
+        return self.answers.pop(number, None)
+
     def close(self) -> None:
         self.is_gone = True
         self._channel.peer.close()
-
-
-class _Poll(NamedTuple):
-    """Pending call of ``WorkerProcess.poll`` on another node."""
-
-    node: _Node
-    number: int
 
 
 class NodeCluster(Cluster):
@@ -227,15 +220,10 @@ class NodeCluster(Cluster):
                 arguments = command, folder, derive_secret(variables, self._own), version
             return super().call(rank, method, *arguments)
         node = self._allocated[place - 1]
-        return _Poll(node, node.request(method, rank, arguments[2] if method == START else None))
+        return partial(node.take, node.request(method, rank, arguments[2] if method == START else None))
 
     def get_result(self, handle: Any) -> Any:
-        if not isinstance(handle, _Poll):
-            return handle
-        answer = handle.node.answers.pop(handle.number, None)
-        if answer is None and handle.node.is_gone:
-            raise NodeLostError
-        return answer
+        return handle() if isinstance(handle, partial) else handle
 
     def release(self) -> None:
         for node in self._allocated:

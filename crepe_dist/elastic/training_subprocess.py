@@ -21,17 +21,10 @@ from crepe_dist.distributed.launch import env_without_rank
 from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import write_text
+from crepe_dist.settings.config import group_settings
 
 CONFIG = "settings.yaml"  # Name of the configuration file in the folder of the subprocess.
 LOG = "log.txt"  # Name of the file with the output of the subprocess.
-# Settings that disable the outputs of a training run that a temporary run does not need.
-NO_REPORTS = {
-    "logging.report": False,
-    "logging.tensorboard": False,
-    "logging.metrics_port": None,
-    "logging.track": "none",
-    "logging.upload": None,
-}
 MAX_RESTARTS = 2  # Maximum number of restarts of a subprocess that a signal has ended.
 POLL_SECONDS = 0.2  # Seconds between two reads of the output.
 GRACE_SECONDS = 10.0  # Seconds between the request to stop and the kill of a subprocess that has not exited.
@@ -152,13 +145,3 @@ def error_from_log(folder: Path, code: int) -> UserError:
         remedy = "run the same command again" + ", with more memory if the memory ran out" * (name == "SIGKILL")
         how = f"was ended by {name}"
     return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
-
-
-def group_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert settings with dotted names to the nested groups of a configuration file."""
-    groups: dict[str, Any] = {}
-    for dotted, value in settings.items():
-        group, _, name = dotted.rpartition(".")
-        plain = value.item() if hasattr(value, "item") else value  # Searches return NumPy scalars.
-        (groups.setdefault(group, {}) if group else groups)[name] = plain
-    return groups

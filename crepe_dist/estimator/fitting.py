@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number
-from crepe_dist.elastic.training_subprocess import NO_REPORTS, error_from_log, iter_log_lines, training_subprocess
+from crepe_dist.elastic.training_subprocess import error_from_log, iter_log_lines, training_subprocess
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
@@ -15,6 +15,7 @@ from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.formatting import TIMESTAMP
 from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES
 from crepe_dist.preparing.from_python import prepare_from_python
+from crepe_dist.settings.config import NO_REPORTS
 
 Files = dict[str, bytes]
 # Start of the line that reports an epoch: the rank and the time, which are removed.

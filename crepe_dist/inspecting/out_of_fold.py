@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
+from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.candidate_pool import CandidatePool
@@ -16,6 +16,7 @@ from crepe_dist.inspecting.corpus import Corpus, iter_chunks
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.settings.config import NO_REPORTS
 
 Floats = npt.NDArray[np.float64]
 

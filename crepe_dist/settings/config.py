@@ -51,6 +51,14 @@ FLAG_NAMES = {
     "model.network": "model",
     "optimizer.name": "optimizer",
 }
+# Settings that disable the outputs of a training run that a temporary run does not need.
+NO_REPORTS = {
+    "logging.report": False,
+    "logging.tensorboard": False,
+    "logging.metrics_port": None,
+    "logging.track": "none",
+    "logging.upload": None,
+}
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
   crepe train data/reviews --device gpu             train on prepared data, on one GPU
@@ -139,6 +147,16 @@ def _flatten_groups(settings: dict[str, Any]) -> dict[str, Any]:
         else:
             flattened[name] = value
     return flattened
+
+
+def group_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert settings with dotted names to the nested groups of a configuration file."""
+    groups: dict[str, Any] = {}
+    for dotted, value in settings.items():
+        group, _, name = dotted.rpartition(".")
+        plain = value.item() if hasattr(value, "item") else value  # Searches return NumPy scalars.
+        (groups.setdefault(group, {}) if group else groups)[name] = plain
+    return groups
 
 
 GROUPS: dict[str, Any] = {item.name: item.type for item in fields(Config) if "kind" not in item.metadata}

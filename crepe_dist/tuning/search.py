@@ -16,7 +16,6 @@ from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.elastic.training_subprocess import (
     error_from_log,
-    group_settings,
     signal_name,
     terminate,
     training_subprocess,
@@ -27,7 +26,7 @@ from crepe_dist.files.csv_cells import write_csv
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, iter_records, loss_of
-from crepe_dist.settings.config import Config
+from crepe_dist.settings.config import Config, group_settings
 from crepe_dist.training.model_setup import select_network_config
 from crepe_dist.training.training_data import resolve_epochs
 

@@ -15,8 +15,9 @@ import pytest
 
 from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.signals import SignalHandler, StopRequested
-from crepe_dist.elastic import driver
-from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
+from crepe_dist.elastic import driver, worker_group
+from crepe_dist.elastic.cluster import Cluster, NodeLostError, Slot
+from crepe_dist.elastic.driver import ElasticDriver
 from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
@@ -83,10 +84,10 @@ class Pretended(Cluster):
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(driver, "PEER_EXIT_SECONDS", 0.2)
-    monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(worker_group, "PEER_EXIT_SECONDS", 0.2)
+    monkeypatch.setattr(worker_group, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SHORT_GROUP_SECONDS", 0.0)
-    monkeypatch.setattr(driver, "WATCHDOG_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr(worker_group, "WATCHDOG_MARGIN_SECONDS", 0.1)
 
     def of(cluster: Cluster, restarts: int = 1) -> Any:
         with SignalHandler() as control, control.defer():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from crepe_dist import command_runner
-from crepe_dist.elastic import driver
+from crepe_dist.elastic import worker_group
 from crepe_dist.train import Supervise
 
 if __name__ == "__main__":
-    driver.PEER_EXIT_SECONDS = driver.WATCHDOG_MARGIN_SECONDS = 0.5
+    worker_group.PEER_EXIT_SECONDS = worker_group.WATCHDOG_MARGIN_SECONDS = 0.5
     values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
     command_runner.run(Supervise(**vars(values), worker=worker, limit=2).run)

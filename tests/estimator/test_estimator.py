@@ -29,12 +29,11 @@ import crepe_dist
 import crepe_dist.train
 from crepe_dist import CrepeClassifier
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.elastic.training_subprocess import group_settings
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitting
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.predicting.input_reader import InvalidInput
-from crepe_dist.settings.config import parse
+from crepe_dist.settings.config import group_settings, parse
 from tests.conftest import needs_kernels
 
 SMALL = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16, "model.blocks": 1}

@@ -1,0 +1,161 @@
+"""Group of ranks that were started together: their output, exits and hangs, until all of them have exited."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.distributed.launch import NUM_THREADS_ENV
+from crepe_dist.elastic.cluster import Cluster, NodeLostError, Slot, print_line
+from crepe_dist.elastic.exit_codes import ExitKind, classify_exit, describe_exit
+from crepe_dist.errors import ExitCode
+from crepe_dist.runs import checkpoint
+from crepe_dist.version import __version__
+
+# Seconds that the other ranks have to exit after a rank has failed. The other ranks detect the failure immediately,
+# because their connections to the failed rank are closed.
+PEER_EXIT_SECONDS = 5.0
+KILL_SECONDS = 5.0  # Seconds that a killed rank has to exit. After that, it is considered lost.
+# The driver's time limit exceeds the time limit of the ranks' watchdogs by this number of seconds. A watchdog should
+# act first, because it writes the stacks of its process.
+WATCHDOG_MARGIN_SECONDS = 5.0
+# Each interval between two polls adds at most this number of seconds to the silence of a rank. An interval that is
+# longer than this means that the driver itself was suspended.
+POLL_SECONDS = 1.0
+
+
+@dataclass
+class WorkerGroup:
+    """Ranks that were started together, and their state. Times are values of ``time.monotonic``.
+
+    Args:
+        cluster: Cluster that runs the processes.
+        slots: Slot of each rank.
+        limit: Time limit of the watchdogs in seconds. A watchdog ends its rank after this time without progress.
+        grace: Seconds between the request to stop and the kill of a rank that has not exited.
+
+    Attributes:
+        calls: Pending call of ``WorkerProcess.poll`` for each running rank, by rank.
+        exit_codes: Exit code of each rank that has exited, by rank, in the order of the exits. The exit code of a lost
+            rank is ``None``.
+        kill_at: Time when the remaining ranks are killed. It is infinite while all ranks are expected to run.
+        killed: Ranks that were still running when the remaining ranks were killed.
+        is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
+        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks that
+            have never answered are omitted.
+        started_at: Time of the start.
+        last_look: Time of the last poll of the ranks.
+        checkpoint: The last checkpoint that rank 0 printed.
+    """
+
+    cluster: Cluster
+    slots: list[Slot]
+    limit: float
+    grace: float
+    calls: dict[int, Any] = field(default_factory=dict)
+    exit_codes: dict[int, int | None] = field(default_factory=dict)
+    kill_at: float = math.inf
+    killed: set[int] = field(default_factory=set)
+    is_hung: bool = False
+    silent_seconds: dict[int, float] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.monotonic)
+    last_look: float = math.inf
+    checkpoint: Path | None = None
+
+    def start(self, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+        """Start the processes in the slots.
+
+        Args:
+            arguments: Command-line arguments of the Python interpreter.
+            variables: Environment variables that all ranks have in common.
+        """
+        for rank, slot in enumerate(self.slots):
+            threads = {} if slot.threads is None else {NUM_THREADS_ENV: str(slot.threads)}
+            own = {**threads, **variables, "RANK": str(rank)}
+            self.cluster.call(rank, "start", arguments, os.getcwd(), own, __version__)
+            self.calls[rank] = self.cluster.call(rank, "poll")
+
+    def poll(self) -> None:
+        """Poll the ranks once: print their output, record exits, and kill the ranks that must exit."""
+        now = time.monotonic()
+        elapsed = min(max(0.0, now - self.last_look), POLL_SECONDS)
+        self.last_look = now
+        for rank, call in list(self.calls.items()):
+            try:
+                answer = self.cluster.get_result(call)
+            except NodeLostError:
+                self._record_exit(rank, None)
+                continue
+            if rank in self.silent_seconds:
+                self.silent_seconds[rank] += elapsed
+            if answer is not None:
+                lines, code, is_suspended = answer
+                self.silent_seconds[rank] = self.silent_seconds.get(rank, 0.0) if is_suspended else 0.0
+                for stream, line in lines:
+                    self._print_line(rank, stream, line)
+                if code is None:
+                    self.calls[rank] = self.cluster.call(rank, "poll")
+                else:
+                    self._record_exit(rank, code)
+        silence = {rank: self.silent_seconds.get(rank, 0.0) for rank in self.calls}
+        hung = next((rank for rank in silence if silence[rank] > self.limit + WATCHDOG_MARGIN_SECONDS), None)
+        if hung is not None and not self.is_hung:
+            what = f"rank {hung} on {self.slots[hung].host} has been suspended, or has not answered,"
+            self.cluster.log(f"{what} for {silence[hung]:.0f} s; all ranks are killed")
+            self.is_hung, self.kill_at = True, min(self.kill_at, now)
+        if now > self.kill_at:
+            self._kill()
+        if not self.calls:
+            # The exit of a watchdog shows whether it killed the other ranks, so these are logged last.
+            for rank in [rank for rank, code in self.exit_codes.items() if code == -signal.SIGKILL]:
+                self.cluster.log(self.describe_end(rank))
+
+    def stop(self) -> None:
+        """Ask all ranks to save their state and stop."""
+        self.kill_at = min(self.kill_at, time.monotonic() + self.grace)
+        for rank in self.calls:
+            self.cluster.call(rank, "stop")
+
+    def describe_end(self, rank: int) -> str:
+        """Return a sentence that describes the exit of a rank."""
+        # A watchdog that reports a hang kills the other ranks of its host before it exits.
+        hang = rank in self.killed or ExitCode.HUNG in self.exit_codes.values()
+        return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang)}"
+
+    def _print_line(self, rank: int, stream: str, line: str) -> None:
+        print_line(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
+        path = Path(line.strip())  # At the end of training, rank 0 prints the path of the checkpoint.
+        if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
+            self.checkpoint = path
+
+    def _kill(self) -> None:
+        """Kill the remaining ranks. If they were already killed and have still not exited, record them as lost."""
+        for rank in list(self.calls):
+            if self.killed:
+                self._record_exit(rank, None)
+            else:
+                self.cluster.call(rank, "kill")
+        self.killed.update(self.calls)
+        self.kill_at = time.monotonic() + KILL_SECONDS
+
+    def _record_exit(self, rank: int, code: int | None) -> None:
+        """Record the exit of a rank. After a failure, limit the time that the other ranks have to exit."""
+        del self.calls[rank]
+        if self.is_hung and code == -signal.SIGKILL:
+            code = ExitCode.HUNG
+        self.exit_codes[rank] = code
+        kind = classify_exit(code)
+        if kind is not ExitKind.DONE:
+            # After a preemption, the other ranks need time to save their state. After the loss of a node, the other
+            # ranks detect the loss only after the TCP timeout of 30 s.
+            seconds = self.grace if code is None or kind is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
+            self.kill_at = min(self.kill_at, time.monotonic() + seconds)
+        # A mistake of the user makes all ranks fail in the same way, so it is printed only once, at the end.
+        if kind not in (ExitKind.DONE, ExitKind.MISTAKE) and code != -signal.SIGKILL:
+            self.cluster.log(self.describe_end(rank))
