@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import secrets
+import sys
 import time
 import weakref
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import hardware
+from crepe_dist import formatting, hardware
 from crepe_dist.distributed.process_group import ProcessGroup, Stopwatch
 from crepe_dist.errors import PeerLostError
 from crepe_dist.native import library
@@ -133,19 +134,24 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
 
     Returns:
         The memory, or ``None`` on all ranks if any rank cannot share memory. The /dev/shm of that rank may be too small
-        (a container has 64 MB by default) or may belong to another container.
+        (a container has 64 MB by default) or may belong to another container. Rank 0 then prints a note.
     """
     remove_stale_files()
     created = _create_segment(size)
     files: list[int] = []
     try:
         names = group.all_gather_json(created and created[0].name, "shared memory")
+        opened = []
         if None not in names:
             files, segments = _open_segments([names[rank] for rank in host_ranks], size)
-            if 0 not in group.all_gather_json(len(segments), "shared memory opened"):
+            opened = group.all_gather_json(len(segments), "shared memory opened")
+            if 0 not in opened:
                 local_rank = host_ranks.index(group.rank)
                 back_with_huge_pages(ctypes.addressof(segments[local_rank]), size)
                 return HostSharedMemory(segments, files, local_rank, group.waiting)
+        if group.is_root:
+            failed = names.index(None) if None in names else opened.index(0)
+            print(_note(group.host_names[failed], size, len(host_ranks), is_full=None in names), file=sys.stderr)
     finally:
         if created is not None:
             # The memory lives until the last process ends. Because the file is removed now, the memory is freed even
@@ -154,6 +160,17 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
     for file in files if created is None else [*files, created[1]]:
         os.close(file)  # An open file would keep the memory alive.
     return None
+
+
+def _note(host: str, size: int, num_processes: int, *, is_full: bool) -> str:
+    """Return the note about a host whose processes cannot share memory."""
+    if is_full:
+        why = f"{FOLDER} has no space for {formatting.size(size * num_processes)}"
+        remedy = f"make {FOLDER} larger (docker run --shm-size, sizeLimit in Kubernetes)"
+    else:
+        why, remedy = f"the processes see different {FOLDER}, as in different containers", "use one container per host"
+    what = f"the processes of {host} cannot share memory, so they exchange messages, which is slower"
+    return f"note: {what}\n  why: {why}\n  do:  {remedy}"
 
 
 def back_with_huge_pages(start: int, size: int) -> None:

@@ -16,6 +16,7 @@ from crepe_dist.serving import open_inference
 from crepe_dist.settings.config import parse_with_cluster
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+DOCKER = LAUNCH.parent / "docker"
 VERSIONS = ("1.31", "1.37")
 MODULE = "crepe_dist.train"
 
@@ -92,7 +93,8 @@ def test_no_pod_runs_as_root_and_those_that_compute_have_their_volumes(role):
     if role not in ("Launcher", "predictor"):
         volumes = {each["name"]: each for each in template["spec"]["volumes"]}
         mounts = {each["mountPath"]: each["name"] for each in container(template)["volumeMounts"]}
-        assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        # A pod with a single process shares no memory.
+        assert role == "job" or volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
         assert all("persistentVolumeClaim" in volumes[mounts[path]] for path in ("/data", "/runs"))
 
 
@@ -140,11 +142,41 @@ def test_what_the_end_of_a_process_of_a_job_means():
 def test_the_processes_of_an_mpijob_meet_at_the_first_worker_and_know_where():
     spec, name, command = MPIJOB["spec"], MPIJOB["metadata"]["name"], words(TEMPLATES["Launcher"])
     given = environment(TEMPLATES["Launcher"])
-    assert f"--np={spec['slotsPerWorker'] * REPLICAS['Worker']['replicas']}" in command
+    assert command[command.index("--np") + 1] == str(spec["slotsPerWorker"] * REPLICAS["Worker"]["replicas"])
     cores = int(container(TEMPLATES["Worker"])["resources"]["limits"]["cpu"])
     assert given["OMP_NUM_THREADS"] == str(cores // spec["slotsPerWorker"])
     assert given["MASTER_ADDR"] == f"{name}-worker-0.{name}"
     assert given.keys() <= {command[place + 1] for place, word in enumerate(command) if word == "-x"}
+
+
+def test_the_image_of_an_mpijob_has_the_files_and_the_port_that_the_manifest_names():
+    script = (DOCKER / "mpi.sh").read_text(encoding="utf-8")
+    worker = container(TEMPLATES["Worker"])
+    assert f"cat >{worker['args'][-1]} <<" in script
+    assert f"HostKey {MPIJOB['spec']['sshAuthMountPath']}/id_rsa\n" in script
+    assert script.count(f"Port {worker['readinessProbe']['tcpSocket']['port']}\n") == 2
+    assert {each["image"] for each in (worker, container(TEMPLATES["Launcher"]))} == {"crepe-dist:mpi"}
+    assert (DOCKER / "Dockerfile.mpi").read_text(encoding="utf-8").count("crepe-dist:mpi") == 1
+
+
+def test_the_pods_that_compute_prefer_different_nodes():
+    """A GPU Job prefers one zone instead, because its pods need a GPU each."""
+    for role in ("job", "Worker", "ray"):
+        metadata, spec = TEMPLATES[role]["metadata"], TEMPLATES[role]["spec"]
+        (constraint,) = spec["topologySpreadConstraints"]
+        assert constraint["topologyKey"] == "kubernetes.io/hostname"
+        assert constraint["labelSelector"]["matchLabels"] == metadata["labels"]
+
+
+def test_all_jobs_name_the_queue_of_kueue():
+    flavor, cluster_queue, local_queue = documents("kueue.yaml")
+    (group,) = cluster_queue["spec"]["resourceGroups"]
+    (quotas,) = group["flavors"]
+    assert quotas["name"] == flavor["metadata"]["name"]
+    assert [each["name"] for each in quotas["resources"]] == group["coveredResources"]
+    assert local_queue["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+    for job in (JOB, GPU_JOB, MPIJOB, RAYJOB):
+        assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": local_queue["metadata"]["name"]}
 
 
 def test_a_job_on_gpus_differs_only_in_its_gpu_and_cache():

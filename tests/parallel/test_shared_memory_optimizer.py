@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from crepe_dist.errors import ExitCode
 from crepe_dist.parallel import host_shared_memory
 from tests.conftest import needs_kernels, run
 from tests.helpers.programs import program, supervised
+from tests.multihost.network import needs_namespaces
 
 
 def leftovers() -> set[Path]:
@@ -40,6 +43,7 @@ def test_sums_are_correct_and_bit_identical_on_all_ranks(tmp_path):
 def test_all_ranks_use_horovod_if_one_of_them_cannot_share_memory(tmp_path):
     printed = run(program("parallel/all_reduce_worker.py", "unshared", processes=2), tmp_path)
     assert printed.count("all well") == printed.count("summed by Horovod\n") == 2
+    assert printed.count("the processes see different /dev/shm, as in different containers") == 1
     assert not leftovers()
 
 
@@ -50,11 +54,25 @@ def test_memory_that_cannot_be_shared_is_released(tmp_path, monkeypatch, file, o
         return [value, other_value]
 
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
-    group: Any = SimpleNamespace(rank=0, all_gather_json=gather)
+    group: Any = SimpleNamespace(rank=0, is_root=True, host_names=["here", "here"], all_gather_json=gather)
     descriptors = os.listdir("/proc/self/fd")  # An open file keeps its memory, even if the file is removed.
     assert host_shared_memory.open_shared(group, [0, 1], 1 << 20) is None
     assert os.listdir("/proc/self/fd") == descriptors
     assert not list(tmp_path.iterdir())
+
+
+@needs_kernels
+@needs_namespaces
+def test_a_small_dev_shm_is_named_with_the_size_that_is_needed(tmp_path):
+    """The memory that the message names suffices."""
+    words = supervised("parallel/all_reduce_worker.py", processes=2)
+    mount = "mount -t tmpfs -o size={} none /dev/shm && exec {}"
+    printed = run(["unshare", "--mount", "sh", "-c", mount.format("4k", shlex.join(words))], tmp_path)
+    match = re.search(r"why: /dev/shm has no space for ([\d.]+) kB\n  do:  make /dev/shm larger", printed)
+    assert match, printed
+    enough = f"{math.ceil(float(match[1]) + 0.1)}000"
+    printed = run(["unshare", "--mount", "sh", "-c", mount.format(enough, shlex.join(words))], tmp_path)
+    assert printed.count("summed by shared memory\n") == 2
 
 
 def test_peers_with_gpus_are_checked_without_cpu_kernels(monkeypatch):
