@@ -126,7 +126,7 @@ class ElasticDriver:
                 self._had_failed = group.kill_at < math.inf
                 group.stop()
             if group.kill_at == math.inf and self.cluster.has_changed():
-                self.cluster.log("a node has returned, so all ranks save and restart")
+                self.cluster.log("a node was lost or has returned, so all ranks save and restart")
                 group.stop()
             self.cluster.pause(self.cluster.poll_seconds)
 

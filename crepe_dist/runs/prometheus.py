@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,9 @@ class PrometheusExporter:
 
         self._gauges = {name: gauge(name, text) for name, text in {**STEP_GAUGES, **EPOCH_GAUGES}.items()}
         self._logged = gauge("last_step_timestamp_seconds", "Unix time when steps were last logged.")
+        # Without a value, a gauge would be 0, which alerts would take for a score or a time.
+        for unknown in (*self._gauges.values(), self._logged):
+            unknown.set(math.nan)
         self._times = gauge("rank_step_seconds", "Mean seconds of a step, by its parts.", "rank", "host", "part")
         self._memory = gauge("rank_memory_bytes", "Resident memory of the process.", "rank", "host")
         host, port = options.metrics_host, options.metrics_port or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import urllib.request
 
@@ -40,6 +41,7 @@ def test_the_records_of_a_run_are_served(tmp_path):
         assert values["crepe_dist_train_step"] == 7
         assert values["crepe_dist_train_loss"] == 0.5
         assert values["crepe_dist_train_validation_accuracy"] == 0.9
+        assert math.isnan(values["crepe_dist_train_test_accuracy"])  # 0 would be a score.
         assert values["crepe_dist_train_rank_step_seconds b compute 1"] == 0.02
         assert values["crepe_dist_train_rank_step_seconds a exchange 0"] == 0.016
         assert values["crepe_dist_train_rank_memory_bytes b 1"] == 2
