@@ -15,6 +15,8 @@ from crepe_dist.errors import UserError
 
 MAX_UNKNOWN_CALLERS = 64  # Maximum number of unauthenticated clients in addition to the expected processes.
 POLL_SECONDS = 0.1  # Time limit of one poll for clients.
+# Time limit of one poll while clients are authenticated. Each rank waits for the rank before it, so the delays add up.
+PENDING_SECONDS = 0.002
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -59,10 +61,10 @@ class CallerListener:
 
     def __iter__(self) -> Iterator[AuthenticatedCaller | None]:
         with self._listener:
-            self._listener.settimeout(POLL_SECONDS)
             try:
                 while True:
                     yield None
+                    self._listener.settimeout(PENDING_SECONDS if self._pending else POLL_SECONDS)
                     self._accept()
                     while not self._arrived.empty():
                         yield self._arrived.get()
