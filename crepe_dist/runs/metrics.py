@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -53,6 +53,16 @@ def epoch_scalars(record: Record) -> dict[str, float]:
     return {name: value for name, value in record.items() if name.endswith(EPOCH_SCALARS)}
 
 
+def scalars(record: Record) -> dict[str, float]:
+    """Return the values of a record for TensorBoard, by the names of their curves."""
+    if record["event"] == "ranks":
+        names = (*RANK_TIMES, "memory_bytes")
+        return {f"{name}/rank_{rank}": value for name in names for rank, value in enumerate(record[name])}
+    if record["event"] == "epoch":
+        return {f"epoch/{name}": value for name, value in epoch_scalars(record).items()}
+    return {f"train/{name}": record[name] for name in SCALARS}
+
+
 class TensorBoard:
     """Writer of a TensorBoard event file. The writer writes in the calling thread.
 
@@ -76,10 +86,12 @@ class TensorBoard:
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step in one event. One event takes less time than one event per value."""
-        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+    def add(self, records: Sequence[Record]) -> None:
+        """Write each record as one event. One event takes less time than one event per value."""
+        for record in records:
+            values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars(record).items()]
+            event = self._event(wall_time=time.time(), step=record["step"], summary=self._summary(value=values))
+            self._writer.write_event(event)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -131,33 +143,27 @@ class MetricsLogger:
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
 
-    def log_steps(self, records: list[Record]) -> None:
-        """Write the records of steps.
+    def log(self, event: str, records: Sequence[Record]) -> None:
+        """Write records of an event.
 
-        The keys of a record are step, epoch, loss, learning_rate, documents_per_second, milliseconds (per step) and
-        wait_fraction.
+        Args:
+            event: ``step``, ``epoch`` or ``ranks``.
+            records: Records. Those of steps have the keys step, epoch, loss, learning_rate, documents_per_second,
+                milliseconds (per step) and wait_fraction. Those of epochs are the results of
+                ``checkpoint.epoch_record``. Those of ranks have the keys step, epoch, steps (number of steps that the
+                record covers), and four lists with one value per rank: hosts, the mean milliseconds per step of
+                ``RANK_TIMES``, and memory_bytes.
         """
-        self._append([{"event": "step", **record} for record in records])
-        self._scalars("train", records, SCALARS)
-
-    def log_epoch(self, record: Record) -> None:
-        """Write the record of an epoch (``checkpoint.epoch_record``)."""
-        self._append([{"event": "epoch", **record}])
-        self._scalars("epoch", [record], epoch_scalars(record))
-
-    def log_ranks(self, record: Record) -> None:
-        """Write the record of the ranks.
-
-        The keys of a record are step, epoch, steps (number of steps that the record covers), and four lists with one
-        value per rank: hosts, the mean milliseconds per step of ``RANK_TIMES``, and memory_bytes.
-        """
-        self._append([{"event": "ranks", **record}])
-        values = {
-            f"{name}/rank_{rank}": value
-            for name in (*RANK_TIMES, "memory_bytes")
-            for rank, value in enumerate(record[name])
-        }
-        self._track(lambda tensorboard: tensorboard.add(record["step"], values))
+        if not self._is_root:
+            return
+        stamped = [{"event": event, "time": wall_clock(), **record} for record in records]
+        self._unwritten += [json.dumps(record) + "\n" for record in stamped]
+        # On a full disk, the lines wait for the next call. ``sync`` raises the error before a state relies on them.
+        with suppress(OSError):
+            self._write()
+        if self._exporter is not None:
+            self._exporter.update(stamped[-1])
+        self._track(lambda tensorboard: tensorboard.add(stamped))
 
     def sync(self) -> None:
         """Flush all metrics to disk. Call this method before each save, because a resumed run relies on the metrics."""
@@ -167,17 +173,6 @@ class MetricsLogger:
         if self._path.is_file():
             fsync(self._path)
         self._track(lambda tensorboard: tensorboard.flush())
-
-    def _append(self, records: list[Record]) -> None:
-        if not self._is_root:
-            return
-        if self._exporter is not None:
-            self._exporter.update(records[-1])
-        now = wall_clock()
-        self._unwritten += [json.dumps({"event": record["event"], "time": now, **record}) + "\n" for record in records]
-        # On a full disk, the lines wait for the next call. ``sync`` raises the error before a state relies on them.
-        with suppress(OSError):
-            self._write()
 
     def _write(self) -> None:
         """Write either all lines or none. Otherwise, the next line would be appended to a truncated line."""
@@ -192,13 +187,6 @@ class MetricsLogger:
                 os.truncate(self._path, size)
             raise
         self._unwritten = []
-
-    def _scalars(self, group: str, records: Sequence[Record], names: Iterable[str]) -> None:
-        def write(tensorboard: TensorBoard) -> None:
-            for record in records:
-                tensorboard.add(record["step"], {f"{group}/{name}": record[name] for name in names})
-
-        self._track(write)
 
     def _track(self, write: Callable[[TensorBoard], None]) -> None:
         """Call ``write`` with the writer for TensorBoard. Stop writing for TensorBoard after the first error."""

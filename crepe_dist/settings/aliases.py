@@ -95,34 +95,13 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: The file contains a setting under both its old and its current name.
     """
-    names = {old: alias.name for old, alias in SETTINGS.items()}
-    return _rename(settings, names, VALUES)
-
-
-def stored_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the current names and values in settings with the oldest ones.
-
-    The name of a run folder contains a hash of these settings. If the hash used the current names, renaming a setting
-    would change the name of the folder, and runs of earlier versions could not be resumed.
-
-    Args:
-        settings: Settings, nested in their groups.
-    """
-    names = {alias.name: old for old, alias in SETTINGS.items()}
-    values = {name: {new: old for old, new in spellings.items()} for name, spellings in VALUES.items()}
-    return _rename(settings, names, values)
-
-
-def _rename(
-    settings: Mapping[str, Any], names: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
     result = {group: dict(value) if isinstance(value, dict) else value for group, value in settings.items()}
-    for dotted, spellings in values.items():
+    for dotted in VALUES:
         group, _, name = dotted.rpartition(".")
         options = result.get(group)
-        if isinstance(options, dict) and isinstance(value := options.get(name), str):
-            options[name] = spellings.get(value, value)
-    for source, target in names.items():
+        if isinstance(options, dict) and name in options:
+            options[name] = current_value(dotted, options[name])
+    for source, (target, _) in SETTINGS.items():
         (group, name), (new_group, new_name) = source.split("."), target.split(".")
         options = result.get(group)
         if not isinstance(options, dict) or name not in options:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import join_words
-from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name, stored_settings
+from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name
 from crepe_dist.settings.fields import (
     NON_EMPTY,
     PATH,
@@ -116,20 +116,16 @@ class Config(Settings):
 
     def run_key(self) -> dict[str, Any]:
         """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
-        # Runs of earlier versions have no case noise in their key.
-        case_noise = {"case_noise": self.data.case_noise} if self.data.case_noise != DataOptions.case_noise else {}
-        return stored_settings(
-            {
-                # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
-                "batches": "growing",
-                **case_noise,
-                "batch_size": self.data.batch_size,
-                "typos": self.data.typos,
-                "model": asdict(self.model),
-                "optimizer": asdict(self.optimizer),
-                "training": asdict(self.training),
-            }
-        )
+        return {
+            # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
+            "batches": "growing",
+            "batch_size": self.data.batch_size,
+            "case_noise": self.data.case_noise,
+            "typos": self.data.typos,
+            "model": asdict(self.model),
+            "optimizer": asdict(self.optimizer),
+            "training": asdict(self.training),
+        }
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,41 +76,12 @@ class CallbackList(Callback):
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
+        for name in (name for name in vars(Callback) if name.startswith("on_")):
+            setattr(self, name, partial(self._call, name))
 
-    def on_epoch_begin(self) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_begin()
-
-    def on_step_begin(self, batch: Batch) -> StepAction:
-        return max(callback.on_step_begin(batch) for callback in self.callbacks)
-
-    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
-        for callback in self.callbacks:
-            callback.on_step_end(result, learning_rate)
-
-    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
-        for callback in self.callbacks:
-            callback.on_log(records, throughput)
-
-    def on_save(self) -> None:
-        for callback in self.callbacks:
-            callback.on_save()
-
-    def on_train_epoch_end(self) -> None:
-        for callback in self.callbacks:
-            callback.on_train_epoch_end()
-
-    def on_epoch_end(self, record: dict[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_end(record)
-
-    def on_stop(self) -> None:
-        for callback in self.callbacks:
-            callback.on_stop()
-
-    def on_train_end(self) -> None:
-        for callback in self.callbacks:
-            callback.on_train_end()
+    def _call(self, name: str, *arguments: Any) -> StepAction:
+        actions = [getattr(callback, name)(*arguments) for callback in self.callbacks]
+        return max(filter(None, actions), default=StepAction.CONTINUE)
 
 
 class WatchdogCallback(Callback):

@@ -97,7 +97,7 @@ class RankTimer(Callback):
         }
         # All ranks compute the next step from rank 0's times, because their own clocks differ.
         self._next_step = progress.step + math.ceil(1000 * MIN_SECONDS / max(sum(rows[0][:3]), 0.001))
-        self._context.metrics.log_ranks(record)
+        self._context.metrics.log("ranks", [record])
         if num_steps >= MIN_STEPS:
             self._report_slow_rank(record)
 

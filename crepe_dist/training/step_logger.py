@@ -69,7 +69,7 @@ class StepLogger(Callback):
         self._last_log = None
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self._metrics.log_epoch(record)
+        self._metrics.log("epoch", [record])
 
     def on_train_end(self) -> None:
         try:
@@ -90,7 +90,7 @@ class StepLogger(Callback):
                 data_wait_fraction=min(1.0, self._wait_seconds / seconds),
             )
             records = [self._record(*step, throughput) for step in self._unlogged]
-            self._metrics.log_steps(records)
+            self._metrics.log("step", records)
             self._listeners.on_log(records, throughput)
             self._unlogged = []
         self._restart_clock()

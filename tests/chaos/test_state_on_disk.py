@@ -128,11 +128,11 @@ class TestFullDisk:
         said: list[str] = []
         metrics = MetricsLogger(small_disk, said.append, tensorboard=True)
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
-        metrics.log_steps([record])
+        metrics.log("step", [record])
         metrics.sync()
         filling = fill(small_disk)
         for step in range(2, 3000):
-            metrics.log_steps([{**record, "step": step}])
+            metrics.log("step", [{**record, "step": step}])
         with pytest.raises(OSError, match="No space left"):
             metrics.sync()
         filling.unlink()

@@ -194,7 +194,7 @@ def test_the_supervised_model_has_its_own_metrics(server, tmp_path):
     (tmp_path / "supervised").mkdir()
     for folder, loss in ((tmp_path, 0.5), (tmp_path / "supervised", 0.7)):
         logger = MetricsLogger(folder, print)
-        logger.log_epoch({"epoch": 1, "step": 9, "train_loss": loss, "seconds": 1.0, "checkpoint": "name"})
+        logger.log("epoch", [{"epoch": 1, "step": 9, "train_loss": loss, "seconds": 1.0, "checkpoint": "name"}])
     MlflowSync(Config(), RunDir(tmp_path), print).sync("RUNNING")
     metrics = {metric.key: metric.value for metric in server.runs["1"].data.metrics}
     assert metrics == {"train_loss": 0.5, "seconds": 1.0, "supervised/train_loss": 0.7, "supervised/seconds": 1.0}

@@ -33,10 +33,11 @@ def read(url: str) -> dict[str, float]:
 def test_the_records_of_a_run_are_served(tmp_path):
     with PrometheusExporter(LoggingOptions(metrics_port=0)) as exporter:
         metrics = MetricsLogger(tmp_path, print, exporter=exporter)
-        metrics.log_steps([STEP])
+        metrics.log("step", [STEP])
         times = {"compute_ms": [4.0, 20.0], "data_ms": [0.0, 0.0], "exchange_ms": [16.0, 0.0]}
-        metrics.log_ranks({"step": 7, "epoch": 2, "steps": 7, "hosts": ["a", "b"], **times, "memory_bytes": [1, 2]})
-        metrics.log_epoch({"step": 7, "epoch": 2, "validation_accuracy": 0.9})
+        ranks = {"step": 7, "epoch": 2, "steps": 7, "hosts": ["a", "b"], **times, "memory_bytes": [1, 2]}
+        metrics.log("ranks", [ranks])
+        metrics.log("epoch", [{"step": 7, "epoch": 2, "validation_accuracy": 0.9}])
         values = read(exporter.url)
         assert values["crepe_dist_train_step"] == 7
         assert values["crepe_dist_train_loss"] == 0.5

@@ -51,7 +51,7 @@ class Fake:
                 all_gather_json=self.gather,
             ),
             progress=SimpleNamespace(step=7, epoch=1),
-            metrics=SimpleNamespace(log_ranks=self.recorded.append),
+            metrics=SimpleNamespace(log=lambda event, records: self.recorded.extend(records)),
             display=SimpleNamespace(log=self.said.append),
         )
 
