@@ -49,6 +49,7 @@ FILES = (
     ("lesson/", "pseudo labels of a run of an earlier version"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "metrics for TensorBoard"),
+    ("mlflow.json", "id of the run in MLflow"),
     ("config.yaml", "settings"),
     ("result.json", "selected epoch, its scores and its provenance"),
 )

@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json
 from crepe_dist.preparing.remote import redact_url
-from crepe_dist.runs.checkpoint import CONFIG, RESULT
+from crepe_dist.runs.checkpoint import CONFIG, RESULT, SUPERVISED
 from crepe_dist.runs.metrics import METRICS, epoch_scalars, iter_records
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.run_sync import RunSync, Status
@@ -87,7 +87,11 @@ class MlflowSync(RunSync):
             settings = flatten(asdict(self._config))
             values = {name: value for name, value in settings.items() if not name.startswith(GROUPS)}
             client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
-        for folder, prefix in ((self._run.supervised, "supervised/"), (self._run, "")):
+        folders = {"supervised/": self._run.supervised, "": self._run}
+        result = self._run.result or {"provenance": {}}
+        if result["provenance"].get("unlabelled", {}).get("reported") == SUPERVISED:
+            del folders[""]  # The metrics of the supervised model have replaced those of the student in this folder.
+        for prefix, folder in folders.items():
             recorded = {metric.step for metric in client.get_metric_history(run_id, f"{prefix}train_loss")}
             for record in iter_records(folder.path / METRICS):
                 if record["event"] == "epoch" and record["epoch"] not in recorded:
@@ -96,7 +100,6 @@ class MlflowSync(RunSync):
                     metrics = [Metric(prefix + name, value, time, record["epoch"]) for name, value in scalars.items()]
                     client.log_batch(run_id, metrics=metrics)
         if status == "FINISHED":
-            result = self._run.result or {}
             for name in ("epoch", "test_accuracy", "test_loss"):
                 client.log_metric(run_id, f"result/{name}", result[name], step=result["epoch"])
             for path in (self._run.path / name for name in ARTIFACTS):

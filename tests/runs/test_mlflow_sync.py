@@ -12,9 +12,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import MetricsLogger
 from crepe_dist.runs.mlflow_sync import MlflowSync
 from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import Config
 from crepe_dist.training import train_loop
 from tests.conftest import QUICK, command, run, train
@@ -198,6 +200,16 @@ def test_the_supervised_model_has_its_own_metrics(server, tmp_path):
     MlflowSync(Config(), RunDir(tmp_path), print).sync("RUNNING")
     metrics = {metric.key: metric.value for metric in server.runs["1"].data.metrics}
     assert metrics == {"train_loss": 0.5, "seconds": 1.0, "supervised/train_loss": 0.7, "supervised/seconds": 1.0}
+
+
+def test_metrics_of_a_reported_supervised_model_are_not_those_of_the_student(server, tmp_path):
+    MetricsLogger(tmp_path, print).log("epoch", [{"epoch": 1, "step": 9, "train_loss": 0.5, "seconds": 1.0}])
+    scores = {"epoch": 1, "test_accuracy": 0.9, "test_loss": 0.3}
+    result = {"checkpoint": "name", **scores, "provenance": {"unlabelled": {"reported": checkpoint.SUPERVISED}}}
+    write_sealed_json(tmp_path / "result.json", checkpoint.RESULT_FORMAT, result)
+    MlflowSync(Config(), RunDir(tmp_path), print).sync("FINISHED")
+    metrics = {metric.key: metric.value for metric in server.runs["1"].data.metrics}
+    assert metrics == {f"result/{name}": value for name, value in scores.items()}
 
 
 def test_a_missing_library_is_an_error_before_training(data, tmp_path, monkeypatch):
