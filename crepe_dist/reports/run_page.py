@@ -6,10 +6,8 @@ This module also writes the model card, which ``model_card.py`` renders. ``score
 
 from __future__ import annotations
 
-import importlib
 import math
 import shlex
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -58,7 +56,6 @@ MIN_SMOOTHED = 20  # A curve with fewer points than this is not smoothed.
 SPAN = 15  # On each side of a point, the moving average includes 1 / SPAN of all points.
 MIN_SPAN = 0.04  # Minimum range of an accuracy axis, so that random differences look small.
 NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.
-_importing = threading.Lock()
 
 
 def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
@@ -74,7 +71,6 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
     """
     if _is_current(folder):
         return
-    load()
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
@@ -87,14 +83,6 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
         )
     else:
         say(str(folder.path / REPORT))
-
-
-def load() -> None:
-    """Import the libraries for reports. Ignore errors, because ``write_for`` reports them."""
-    # Only one thread may import the libraries at a time, because matplotlib's modules import each other.
-    with _importing, suppress(Exception):
-        for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
-            importlib.import_module(name)
 
 
 def _is_current(folder: RunDir) -> bool:

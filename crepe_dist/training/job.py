@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
-from threading import Thread
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
@@ -95,9 +94,6 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                 result, trained_on, engine = pseudo_labels.self_train(config, data, supervised, engine, folder, job)
             else:
                 result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
-            if group.is_root and _has_report(config):
-                # Half of the time for the report is spent on imports, so a thread does these imports during the refit.
-                Thread(target=_import_report_libraries).start()
             result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))
             report(config, data, folder, job)
@@ -132,21 +128,10 @@ def _finish_syncs(job: JobContext) -> None:
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:
     """Write the report if the settings ask for one and its libraries are installed. Yield every few seconds."""
-    if _has_report(config):
+    if config.logging.report and not extras.missing_packages("reports"):
         from crepe_dist.reports import run_page
 
         yield from run_page.write_for(folder, data, display.print)
-
-
-def _has_report(config: Config) -> bool:
-    """Return whether the settings ask for a report and its libraries are installed."""
-    return config.logging.report and not extras.missing_packages("reports")
-
-
-def _import_report_libraries() -> None:
-    from crepe_dist.reports import run_page
-
-    run_page.load()
 
 
 def _note_missing_libraries(config: Config, display: ProgressDisplay) -> None:
