@@ -25,8 +25,9 @@ class CudaEngine(Engine):
     """Engine that uses the native GPU kernels. Parameters, gradients and optimizer state are in GPU memory.
 
     ``Parameter.data`` is a copy on the host. ``state_dict`` updates it from the GPU, and ``load_state_dict`` writes it
-    to the GPU. Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded
-    separately, so the sum is bit-identical no matter how a batch is divided among ranks.
+    to the GPU. Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each group of
+    ``reduction_group`` documents is rounded separately, so the sum is bit-identical no matter how a batch is divided
+    among ranks.
 
     Attributes:
         scales: Fixed-point scales of the gradients. ``create_optimizer`` sets this attribute.
@@ -38,6 +39,7 @@ class CudaEngine(Engine):
         config = self.config
         self.parameters = parameters
         network = network_registry.import_network_module(config.kind, "cuda")
+        self.reduction_group = network.REDUCTION_GROUP
         gpu = Gpu(self.device.device_id)
         kernel_constants = {**shared_constants(), **network.constants(config)}
         self._program = KernelProgram(gpu, network.PROGRAM, kernel_constants, self.backend.precision)

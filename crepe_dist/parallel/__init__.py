@@ -4,6 +4,7 @@ The native kernels compute fixed-point gradients (``optim/fixed_point.py``). On 
 gradients in shared memory, and the hosts then add up their sums by an all-to-all. On GPUs, NCCL sums the gradients. If
 NCCL is not available, the gradients are copied to the host and summed there.
 
-MXNet computes floating-point gradients for ``--kernels mxnet``, and for the paper's network on GPUs. Horovod's
-``DistributedTrainer`` sums these gradients. Each engine creates the distributed optimizer for its kind of gradients.
+MXNet computes floating-point gradients for ``--kernels mxnet``, and for the paper's network on GPUs before Volta.
+Horovod's ``DistributedTrainer`` sums these gradients. Each engine creates the distributed optimizer for its kind of
+gradients.
 """

@@ -117,8 +117,8 @@ class CudaOptimizer(FixedPointOptimizer):
         addresses = [*(buffer.address for buffer in arrays), 0, 0][:4]
         columns = parameter.shape[1] if parameter.rowwise_second_moment else 0
         lanes = min(32, 1 << (columns - 1).bit_length())
-        channels = parameter.shape[1] if len(parameter.shape) == 3 else 0
-        return [parameter.data.size, *addresses, columns, lanes, channels]
+        inputs, taps = parameter.shape[1:] if len(parameter.shape) == 3 else (0, 0)
+        return [parameter.data.size, *addresses, columns, lanes, inputs, taps]
 
     def zero_grad(self, num_documents: int) -> GradAccumulators:
         """Return zeroed accumulators for the gradients of this rank's ``num_documents`` documents."""

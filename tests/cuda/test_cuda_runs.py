@@ -86,6 +86,15 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
     harness.assert_same(tmp_path / "run", alone)
 
 
+@needs_kernels
+@pytest.mark.parametrize(("size", "gpus"), [("tiny", 2), slow("tiny", 4), slow("small", 2)])
+def test_any_number_of_gpus_computes_the_same_bits_of_the_papers_network(size, gpus, tmp_path):
+    few = prepare_with_capitals(tmp_path, train_rows=81, test_rows=9)
+    for processes in (1, gpus):
+        train(tmp_path / f"{processes}", few, processes, "--model=paper", f"--size={size}", "--batch-size=32")
+    harness.assert_same(tmp_path / f"{gpus}", tmp_path / "1")
+
+
 @pytest.mark.slow
 def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
     printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1)
@@ -117,7 +126,8 @@ def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "precision", "most"), [("crepe", "float32", 5e-3), ("crepe", "auto", 0.1), ("ngrams", None, 5e-3)]
+    ("network", "precision", "most"),
+    [("crepe", "float32", 5e-3), ("crepe", "auto", 0.1), ("ngrams", None, 5e-3), ("paper", "float32", 5e-3)],
 )
 def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
     """``most`` limits the difference of a parameter relative to the distance that training moved it.

@@ -19,6 +19,7 @@ from crepe_dist.model.backend import MIN_COMPUTE_CAPABILITY_BFLOAT16, Backend
 from crepe_dist.model.loss import DEFAULT_LOSS, Loss
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.paper.config import SIZES, PaperConfig
 from crepe_dist.parallel.cuda_optimizer import CudaOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 from tests.chaos.harness import slow
@@ -65,6 +66,8 @@ def on_gpu(network, precision="float32", loss=DEFAULT_LOSS):
 
 SHAPES = [TABLE, *CREPES[1::3]]  # Only some, because the compilation of each one takes seconds.
 DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
+# Lengths after which a max pool omits positions, and widths that are not multiples of those of a tile.
+PAPER = PaperConfig(69, 134, 5, 20, 24, 0.3)
 
 
 def fixed_point_sums(optimizer: CudaOptimizer) -> dict[str, np.ndarray]:
@@ -77,7 +80,7 @@ def fixed_point_sums(optimizer: CudaOptimizer) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.usefixtures("capability")
-@pytest.mark.parametrize("shape", [TABLE, slow(SHAPES[1]), *SHAPES[2:]], ids=str)
+@pytest.mark.parametrize("shape", [TABLE, slow(SHAPES[1]), *SHAPES[2:], PAPER], ids=str)
 def test_logits_and_gradients_equal_the_cpu_engine(shape):
     shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeConfig) else shape
     network, batch = varied(shape), some_batch(shape, 37)
@@ -101,7 +104,7 @@ def create_labelled_batch(shape, loss: Loss) -> Batch:
 
 
 @pytest.mark.parametrize(("label_type", "max_labels"), [(SOFT, 2), (MULTILABEL, 3)])
-@pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
+@pytest.mark.parametrize("shape", [TABLE, sized(blocks=1), slow(PAPER)], ids=str)
 def test_losses_equal_the_cpu_engine(shape, label_type, max_labels):
     loss_function = Loss(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), label_type, max_labels)
     network, batch = varied(shape), create_labelled_batch(shape, loss_function)
@@ -111,37 +114,55 @@ def test_losses_equal_the_cpu_engine(shape, label_type, max_labels):
     assert_near(grads, expected)
 
 
+def paper(size: str, alphabet: int = 69, length: int = 123) -> PaperConfig:
+    return PaperConfig(alphabet, length, 5, *SIZES[size], dropout=0.5)
+
+
+NARROW, WIDE = (sized(width=width, blocks=2, stride=stride, dropout=0.3) for width, stride in ((20, 2), (32, 1)))
+
+
 @pytest.mark.parametrize(
-    ("precision", "width", "stride", "rows"),
-    [("bfloat16", 20, 2, 40), slow("bfloat16", 32, 1, 33), slow("float16", 20, 2, 40), slow("float16", 32, 1, 33)],
+    ("precision", "shape", "rows"),
+    [
+        ("bfloat16", NARROW, 40),
+        slow("bfloat16", WIDE, 33),
+        slow("float16", NARROW, 40),
+        slow("float16", WIDE, 33),
+        ("bfloat16", PAPER, 19),
+        *(slow(precision, paper("tiny"), 19) for precision in ("float32", "float16", "bfloat16")),
+        *(slow(precision, paper("small"), 11) for precision in ("float32", "float16", "bfloat16")),
+        slow("bfloat16", paper("tiny", alphabet=254, length=134), 11),
+    ],
+    ids=str,
 )
 @pytest.mark.usefixtures("capability")
-def test_16_bit_precisions_equal_a_reference_with_the_same_rounding(precision, width, stride, rows):
-    """The relative error is 0.0002 for these documents, and 0.3 if a tap of a convolution is missing.
+def test_gradients_equal_a_reference_with_the_same_rounding(precision, shape, rows):
+    """With 16 bits, the relative error is 0.0002 for these documents, and 0.3 if a tap of a convolution is missing.
 
     The tolerance is 0.02, because in other documents a rounding error may select another position as the maximum.
     """
-    shape = sized(width=width, blocks=2, stride=stride, dropout=0.3)
     network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)
     loss, grads = gradients(engine, batch, 1, 5)
     rounding = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
     expected_loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounding)
-    assert abs(loss - expected_loss) <= 1e-3 * expected_loss
+    most = 1e-5 if precision == "float32" else 0.02
+    assert abs(loss - expected_loss) <= 0.05 * most * expected_loss
     for name, array in expected.items():
-        assert np.linalg.norm(grads[name] - array) <= 0.02 * np.linalg.norm(array), name
+        assert np.linalg.norm(grads[name] - array) <= most * np.linalg.norm(array), name
 
 
 @pytest.mark.parametrize("precision", [slow("float32"), "bfloat16"])
-def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(precision, monkeypatch):
+@pytest.mark.parametrize(("shape", "cuts"), [(DROPPING, (0, 5, 13, 21)), (PAPER, (0, 8, 16, 21))], ids=str)
+def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(precision, shape, cuts, monkeypatch):
     monkeypatch.setenv("EMULATOR_RACES", "1")
-    batch, results = some_batch(DROPPING, 20), []
-    for cuts in [(0, 21), (0, 5, 13, 21)] * (50 if cuda_emulator.is_real() else 1):
-        engine = on_gpu(varied(DROPPING), precision)
+    batch, results = some_batch(shape, 20), []
+    for parts in [(0, 21), cuts] * (50 if cuda_emulator.is_real() else 1):
+        engine = on_gpu(varied(shape), precision)
         optimizer = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
         stats = np.zeros(len(engine.scales.parameters) + 4)
-        for first, last in zip(cuts, cuts[1:]):
+        for first, last in zip(parts, parts[1:]):
             engine.scales.load_state_dict(np.full(len(engine.scales.parameters), -18, np.int32))
             shard = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
             stats += optimizer._sum_gradients(engine.forward_backward(shard), (0, 0, 0))[0]
@@ -153,13 +174,14 @@ def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(prec
         assert all(np.array_equal(array, first_sums[name]) for name, array in sums.items())
 
 
-def test_gradients_do_not_depend_on_previous_batches():
+@pytest.mark.parametrize("shape", [DROPPING, PAPER], ids=str)
+def test_gradients_do_not_depend_on_previous_batches(shape):
     """Buffers are reused by larger and by smaller batches."""
-    network, batch = varied(DROPPING), some_batch(DROPPING, 9)
+    network, batch = varied(shape), some_batch(shape, 9)
     expected, logits = gradients(on_gpu(network), batch), on_gpu(network).logits(batch)
     engine = on_gpu(network)
     for rows in (20, 1):
-        gradients(engine, some_batch(DROPPING, rows))
+        gradients(engine, some_batch(shape, rows))
         got = gradients(engine, batch)
         assert got[0] == expected[0]
         assert all(np.array_equal(array, expected[1][name]) for name, array in got[1].items())
@@ -172,8 +194,9 @@ OPTIMIZERS = [OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=moment
 @pytest.mark.parametrize(
     ("options", "clip_norm"), [(OPTIMIZERS[0], 0.1), slow(OPTIMIZERS[1], None), (OPTIMIZERS[2], None)]
 )
-def test_training_equals_the_cpu_engine(options, clip_norm):
-    shape, trained = sized(blocks=1, dropout=0.3), []
+@pytest.mark.parametrize("shape", [sized(blocks=1, dropout=0.3), PAPER], ids=str)
+def test_training_equals_the_cpu_engine(options, clip_norm, shape):
+    trained = []
     for engine in (varied(shape).opened(best()), on_gpu(varied(shape))):
         optimizer = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
         step = TrainingStep(engine, optimizer, 1)
@@ -194,29 +217,31 @@ def test_training_equals_the_cpu_engine(options, clip_norm):
             assert np.array_equal(values[name], values[name].astype(np.float16).astype(np.float32)), name
 
 
-@pytest.mark.parametrize("options", [OPTIMIZERS[0], slow(OPTIMIZERS[2])])
-def test_a_saved_state_continues_exactly(options):
+@pytest.mark.parametrize(
+    ("shape", "options"), [(DROPPING, OPTIMIZERS[0]), slow(DROPPING, OPTIMIZERS[2]), (PAPER, OPTIMIZERS[2])], ids=str
+)
+def test_a_saved_state_continues_exactly(shape, options):
     def create():
-        engine = on_gpu(varied(DROPPING))
+        engine = on_gpu(varied(shape))
         optimizer = engine.create_optimizer(ProcessGroup(), options, 40)
         return engine, optimizer, TrainingStep(engine, optimizer, 1)
 
     engine, optimizer, step = create()
     for number in range(1, 4):
-        step(some_batch(DROPPING, 8 + number), number, 0.001)
+        step(some_batch(shape, 8 + number), number, 0.001)
     values, state = {name: array.copy() for name, array in engine.state_dict().items()}, optimizer.state_dict()
-    step(some_batch(DROPPING, 12), 4, 0.001)
+    step(some_batch(shape, 12), 4, 0.001)
     other, restored, resumed = create()
     other.load_state_dict(values)
     restored.load_state_dict(state)
-    resumed(some_batch(DROPPING, 12), 4, 0.001)
+    resumed(some_batch(shape, 12), 4, 0.001)
     for name, array in engine.state_dict().items():
         assert np.array_equal(other.state_dict()[name], array), name
     assert all(np.array_equal(array, restored.state_dict()[name]) for name, array in optimizer.state_dict().items())
 
 
-def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
-    shape = sized(blocks=1)
+@pytest.mark.parametrize(("shape", "launches"), [(sized(blocks=1), 24), (PAPER, 43)], ids=str)
+def test_a_step_launches_few_kernels_and_waits_once(shape, launches, monkeypatch):
     engine = on_gpu(varied(shape))
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
     step(some_batch(shape, 20), 1, 0.001)  # The first step is repeated until the scales are small enough.
@@ -225,23 +250,29 @@ def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
     step(some_batch(shape, 20), 2, 0.001)
     calls = [name for (name,), _ in called.call_args_list]
     names = "cuLaunchKernel", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamSynchronize"
-    assert [calls.count(name) for name in names] == [24, 2, 1, 0, 1]
+    assert [calls.count(name) for name in names] == [launches, 2, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    [("out.bias", "float32"), ("convolutions.1.weight", "float32"), ("convolutions.1.weight", "bfloat16")],
+    ("shape", "name", "precision"),
+    [
+        (sized(blocks=1), "tower.out.bias", "float32"),
+        (sized(blocks=1), "tower.convolutions.1.weight", "float32"),
+        (sized(blocks=1), "tower.convolutions.1.weight", "bfloat16"),
+        (PAPER, "14.bias", "bfloat16"),
+    ],
+    ids=str,
 )
-def test_non_finite_gradients_and_losses_are_reported(name, precision):
+def test_non_finite_gradients_and_losses_are_reported(shape, name, precision):
     """The NaN has all bits set, as on GPUs."""
-    network = varied(sized(blocks=1))
-    network.values[f"tower.{name}"].view(np.int32).flat[0] = 0x7FFFFFFF
+    network = varied(shape)
+    network.values[name].view(np.int32).flat[0] = 0x7FFFFFFF
     engine = on_gpu(network, precision)
     values = {name: array.copy() for name, array in engine.state_dict().items()}
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
     result = step(some_batch(network.shape, 20), 1, 0.001)
     assert result.nonfinite_grad_ranks
-    assert bool(result.nonfinite_loss_ranks) == (name == "out.bias")
+    assert bool(result.nonfinite_loss_ranks) == name.endswith("bias")
     assert all(np.array_equal(array, values[name], equal_nan=True) for name, array in engine.state_dict().items())
 
 

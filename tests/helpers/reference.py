@@ -112,8 +112,10 @@ class _Network:
         self.shape, self.char_ids, self.seed, self.first = shape, char_ids, seed, first
         self.rounding = rounding or (lambda x: x)
         self.values = {name: array.astype(np.float64) for name, array in values.items()}
-        for name in (name for name in self.values if name.startswith("tower.convolutions.")):
-            self.values[name] = self.rounding(self.values[name]) if name.endswith("weight") else self.values[name]
+        is_paper = isinstance(shape, PaperConfig)
+        for name in self.values:  # The first layer of the paper's network adds weights, and multiplies none.
+            if name.endswith("weight") and (name != "0.weight" if is_paper else name.startswith("tower.convolutions.")):
+                self.values[name] = self.rounding(self.values[name])
         self.gradients = {name: np.zeros(array.shape) for name, array in values.items()}
 
     def parts(self) -> list[tuple[Floats, Back]]:
@@ -205,16 +207,19 @@ class _Network:
             return out
 
         x = (self.char_ids[..., None] == np.arange(shape.alphabet_size)).astype(float)
-        for name, (_, pools) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
-            x = then(relu(then(self.convolved(x, name))))
+        for number, (name, (_, pools)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS)):
+            x = then((then(self.convolved(x, name)), self.rounding))
+            x = then(relu(x))
+            if number:
+                x = self.rounding(x)
             if pools:
-                x = then(pooled(x, PAPER_POOL, cuts=True))
+                x = self.rounding(then(pooled(x, PAPER_POOL, cuts=True)))
         x = then(flattened(x))
         for number, name in enumerate(DENSE_NAMES):
-            x = then(self.dense(x, name))
+            x = then((then(self.dense(x, name)), self.rounding))
             if number < 2:
                 x = then(relu(x))
-                x = then(self.dropped(x, shape.dropout, 0, number, 2))
+                x = self.rounding(then(self.dropped(x, shape.dropout, 0, number, 2)))
         return x, lambda gradient: reduce(lambda each, back: back(each), reversed(backs), gradient)
 
     def convolved(self, x: Floats, name: str, padding: int = 0) -> tuple[Floats, Back]:

@@ -72,6 +72,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
     assert chosen.as_settings() == {"model.precision": half, "model.kernels": build}
     assert choose_for_inference(CREPE, "auto", GPU) == chosen
     assert choose_backend(ModelOptions(kernels="native"), GPU, CREPE) == chosen
+    assert choose_backend(ModelOptions(network="paper"), GPU, PAPER) == chosen
     assert str(choose_backend(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
     asked = ModelOptions(precision="float32")
     assert str(choose_backend(asked, GPU, CREPE)) == f"float32, own kernels (CUDA, {architecture}) (as requested)"
@@ -98,8 +99,9 @@ def test_otherwise_the_plan_says_why_and_what_to_do(machine, described, options,
 
 
 def test_mxnet_computes_the_papers_network_only(machine):
-    for kernels in ("auto", "mxnet"):
-        chosen = choose_backend(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
+    for capability, options in (((8, 0), ModelOptions(kernels="mxnet")), ((6, 1), ModelOptions())):
+        machine(capability)
+        chosen = choose_backend(options, GPU, PAPER)
         assert (chosen.build_name, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
         (ModelOptions(network="paper", kernels="native"), PAPER, "native kernels cannot compute this network on gpu"),

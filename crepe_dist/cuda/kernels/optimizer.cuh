@@ -11,13 +11,13 @@ struct TrainedParameter {
     float* moments;      // First moments of Adam, or momentum of SGD. Null for SGD without momentum.
     float* seconds;      // Second moments of Adam.
     i64 columns, lanes;  // For embedding tables, whose rows have one second moment each. Otherwise columns is 0.
-    i64 channels;        // For convolutions, whose gradients are [taps][in][out]. Otherwise 0.
+    i64 inputs, taps;    // For convolutions, whose gradients are [taps][inputs][outputs]. Otherwise 0.
 
     // Returns the gradient of element i.
     __device__ i32& gradient(i64 i) const {
-        if (!channels) return gradients[i];
-        const int number = int(i), size = int(channels), of_tap = number / CONV_KERNEL_SIZE;
-        return gradients[(number % CONV_KERNEL_SIZE * size + of_tap % size) * size + of_tap / size];
+        if (!taps) return gradients[i];
+        const int number = int(i), size = int(taps), of_tap = number / size, width = int(inputs);
+        return gradients[(number % size * width + of_tap % width) * (count / (inputs * taps)) + of_tap / width];
     }
 };
 

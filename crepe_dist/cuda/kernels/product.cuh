@@ -96,6 +96,24 @@ struct MatrixTile {
         }
     };
 
+    // The right operand, in shared memory: 16 columns of a matrix that is stored by columns, or by rows if TRANSPOSED.
+    template <bool TRANSPOSED> struct RightOperand {
+        u32 parts[PARTS];
+        __device__ RightOperand(const Element* from, int stride) {
+            const size_t at = __cvta_generic_to_shared(from);
+            if constexpr (TRANSPOSED) LOAD_OPERAND("row", "b", ".shared", parts, at, stride);
+            else LOAD_OPERAND("col", "b", ".shared", parts, at, stride);
+        }
+    };
+
+    // Adds the product of two operands. LEFT and RIGHT: whether they are transposed.
+    template <bool LEFT, bool RIGHT>
+    __device__ void add(const LeftOperand<LEFT>& left, const RightOperand<RIGHT>& right) {
+        if constexpr (LEFT) MULTIPLY("col.row");
+        else if constexpr (RIGHT) MULTIPLY("row.row");
+        else MULTIPLY("row.col");
+    }
+
     // Adds the product of the left operand and a right operand of 16 rows. If TRANSPOSED, the right operand is the rows
     // in shared memory. Otherwise it is the transpose of the rows in global memory. Tensor cores then read both
     // operands along k, which is their fastest layout.

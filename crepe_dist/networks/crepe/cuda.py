@@ -21,6 +21,7 @@ from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.cuda import NGramBranch
 
 PROGRAM = "crepe.cu"
+REDUCTION_GROUP = 1  # See ``Engine``.
 SIDE = 16  # Number of rows and columns of the square matrices that a warp multiplies.
 # Number of bytes per channel of a tile. A tile contains the positions that a thread block computes at a time.
 TILE_BYTES = 128

@@ -10,6 +10,7 @@ from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.config import NGramConfig
 
 PROGRAM = "ngrams.cu"
+REDUCTION_GROUP = 1  # See ``Engine``.
 FINDERS = 1024  # Number of threads per document in the kernel ``find_ngrams``; see kernels/ngrams.cu.
 # Number of thread blocks that keep a GPU busy. In a batch of fewer documents than this, each document is divided among
 # blocks.

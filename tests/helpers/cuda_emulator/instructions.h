@@ -507,8 +507,9 @@ void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   if (mask != ALL) fail("wmma in a part of a warp");
   const uint64_t from = address_of(warp, of, 0), stride = warp.lanes<uint32_t>(of.b)[0];
   const bool by_columns = warp.lanes<uint32_t>(of.c)[0];
+  const size_t alignment = 4 * of.parts.size();  // The size of a lane's fragment, see "Matrix Storage for WMMA".
   for (int line = 0; line < SIDE; ++line) {  // rows, or columns
-    const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, 2 * SIDE, false);
+    const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, alignment, false);
     for (int along = 0; along < SIDE; ++along) {
       const int place = by_columns ? place_of(along, line, true) : place_of(line, along, false), lane = place / EACH,
                 slot = place % EACH;
