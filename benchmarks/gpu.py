@@ -2,6 +2,7 @@
 """Test this package on the GPUs of this host: first correctness, then speed. Run it once on each new GPU model.
 
     uv sync --inexact --group dev --extra gpus
+    uv pip install torch                                 # optional: PyTorch's times beside those of this package
     uv run --no-sync benchmarks/gpu.py                   # stops at the first failed step and explains it
     uv run --no-sync benchmarks/gpu.py --only squares gradients
     uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, with small sizes
@@ -52,6 +53,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.model.backend import choose_backend
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper import config as paper
 from crepe_dist.settings.config import flag
 from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, ModelOptions, OptimizerOptions
@@ -66,6 +69,7 @@ except ImportError as error:
 
 CREPE = (sys.executable, "-m", "crepe_dist")
 FLOAT32, AUTO = "float32", "auto"
+EMULATED_DOCUMENTS = {"crepe": 64, "paper": 8}  # documents of a step whose operations the emulator counts
 LONG, SHORT = "long", "short"  # data sets: texts of up to 1,014 characters; texts of the sample, up to 192 characters
 Row = dict[str, Any]
 Rows = Iterator[Row]
@@ -88,18 +92,15 @@ class Bench:
     rows: int = 8192  # approximate number of documents per epoch
     batch: int = 128  # documents per process and step
     steps: int = 20  # number of steps whose kernel launches are timed
-    sizes: tuple[tuple[str, int], ...] = ()  # settings of the network that replace the defaults
+    # Settings of each network that replace the defaults. The keys are the names of the networks.
+    settings: tuple[tuple[str, Row], ...] = (("crepe", {}), ("paper", {"size": "small"}))
 
-    def train(self, run: Path, data: str, processes: int, device: str, *flags: str) -> None:
+    def train(self, run: Path, network: str, data: str, processes: int, *flags: str) -> None:
         """Train a model in ``processes`` processes, and write the run to the folder ``run``."""
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
-        required = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
-        settings = [
-            *(f"{flag('model.' + name)}={size}" for name, size in self.sizes),
-            "--logging.tensorboard=false",
-            *flags,
-        ]
-        call([*launch, *required, *settings], seconds=600)
+        required = ("--data", str(self.folder / data), "--device=gpu", "--run-dir", str(run), f"--model={network}")
+        settings = [f"{flag('model.' + name)}={value}" for name, value in dict(self.settings)[network].items()]
+        call([*launch, *required, *settings, "--logging.tensorboard=false", *flags], seconds=600)
 
     def prepare(self) -> None:
         """Prepare both data sets on the first call. A long text consists of 20 random texts of the same class."""
@@ -118,7 +119,12 @@ class Bench:
         call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", str(self.folder / LONG)])
 
 
-SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embedding_rows", 1024), ("width", 16))}
+SMALL: Row = {
+    "rows": 30,
+    "batch": 2,
+    "steps": 1,
+    "settings": (("crepe", {"buckets": 4096, "embedding_rows": 1024, "width": 16}), ("paper", {"size": "tiny"})),
+}
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -192,25 +198,29 @@ def sanitize(bench: Bench) -> Rows:
 
 
 def time_kernels(bench: Bench) -> Rows:
-    """Time the kernels at the default precision and in float32."""
+    """Time the kernels of each network at the default precision and in float32."""
     bench.prepare()
-    for precision in (AUTO, FLOAT32):
+    for network, precision in ((network, precision) for network, _ in bench.settings for precision in (AUTO, FLOAT32)):
+        if bench.emulated and network == "paper" and precision == FLOAT32:
+            continue  # The emulator would need minutes.
         # The GPU is used in a separate process, which releases the GPU when it ends.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            yield from pool.submit(kernel_times, bench, precision).result(None if bench.emulated else 600)
+            yield from pool.submit(kernel_times, bench, network, precision).result(None if bench.emulated else 600)
 
 
-def kernel_times(bench: Bench, precision: Any) -> list[Row]:
-    """Time the kernel launches of training steps of the default network on long texts.
+def kernel_times(bench: Bench, network: Any, precision: Any) -> list[Row]:
+    """Time the kernel launches of training steps of a network on long texts.
 
     On the emulator, count the instructions and the memory accesses of the launches instead.
     """
     os.environ["EMULATOR_COUNTS"] = "1"
     data, device = open_dataset(bench.folder / LONG), Device("gpu", 0)
-    split, size = data.splits["train"], 64 if bench.emulated else bench.batch
+    split, size = data.splits["train"], EMULATED_DOCUMENTS[network] if bench.emulated else bench.batch
     rows = np.resize(np.arange(len(split)), size)
-    options = ModelOptions(precision=precision)
-    shape: Any = network_registry.config_class("crepe").for_data(options, data.encoder, len(data.classes), len(split))
+    # The emulator counts the default sizes of ``crepe``.
+    settings = {} if network == "crepe" else dict(bench.settings)[network]
+    options = ModelOptions(network=network, precision=precision, **settings)
+    shape: Any = network_registry.config_class(network).for_data(options, data.encoder, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
     engine: Any = create_engine(shape, initial(shape).parameters, backend, device=device)
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), size))
@@ -223,7 +233,8 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
 
     steps(1, 4)  # In these steps, the fixed-point scales adapt to the gradients.
     measured = (count_operations if bench.emulated else time_launches)(partial(steps, 4, 4 + bench.steps))
-    return [{"precision": backend.precision, "kernel": name, **figures} for name, figures in measured.items()]
+    about = {"network": network, "precision": backend.precision}
+    return [{**about, "kernel": name, **figures} for name, figures in measured.items()]
 
 
 def count_operations(work: Callable[[], None]) -> dict[str, Row]:
@@ -263,32 +274,69 @@ def time_launches(work: Callable[[], None]) -> dict[str, Row]:
 
 
 def throughput(bench: Bench) -> Rows:
-    """Measure the training throughput of the default network in short runs."""
+    """Measure the training throughput of each network in short runs."""
     bench.prepare()
     cases = [(AUTO, size) for size in (1, 2, 4, 8) if size <= driver.gpu_count()]
-    for precision, processes in [*cases, (FLOAT32, 1)]:
-        for data in (LONG, SHORT):
-            yield {"texts": data, "precision": precision, **measure_run(bench, data, precision, processes)}
+    for network, _ in bench.settings:
+        for precision, processes in [*cases, (FLOAT32, 1)]:
+            for data in (LONG, SHORT):
+                if bench.emulated and network == "paper" and (data == LONG or precision == FLOAT32):
+                    continue  # The emulator would need minutes.
+                case = {"network": network, "texts": data, "precision": precision}
+                yield {**case, **measure_run(bench, network, data, precision, processes)}
 
 
-def measure_run(bench: Bench, data: str, precision: str, processes: int) -> Row:
+def measure_run(bench: Bench, network: str, data: str, precision: str, processes: int) -> Row:
     """Train a model, and measure the steps of the run.
 
     The steps of the last epoch are measured. In this epoch, the batches have grown to their maximum size, which is
     ``bench.batch`` documents per process.
     """
-    run, start = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
+    run, start = bench.folder / "runs" / f"{network}-{data}-{precision}-{processes}", time.monotonic()
     batch_size = bench.batch * processes
     grows = batch_size > REFERENCE_BATCH_SIZE
-    epochs = 1 + grows * math.ceil(network_registry.config_class("crepe").batch_growth * batch_size / bench.rows)
+    epochs = 1 + grows * math.ceil(network_registry.config_class(network).batch_growth * batch_size / bench.rows)
     flags = (f"--precision={precision}", f"--batch-size={batch_size}", f"--epochs={epochs}", "--patience=0")
-    bench.train(run, data, processes, "gpu", *flags)
+    bench.train(run, network, data, processes, *flags)
     records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     steps = [record for record in records if record["event"] == "step"]
     step = statistics.median(record["milliseconds"] for record in steps if record["epoch"] == epochs)
     times = {"documents/s": 1000 * batch_size / step, "step ms": step, "first ms": steps[0]["milliseconds"]}
     backend = read_json(run / "result.json")["provenance"]["computes"]
     return {"by": f"crepe_dist, {backend}", "processes": processes, **times, "run s": time.monotonic() - start}
+
+
+def time_pytorch(bench: Bench) -> Rows:
+    """Time training steps of the paper's network in PyTorch, which uses cuDNN, on the long texts' number of characters.
+
+    The settings are those of ``peers_worker.py``. The optimizer is SGD with momentum.
+    """
+    if bench.emulated:
+        raise Skipped("the emulator runs only the kernels of this package")
+    try:
+        import torch
+        from peers_worker import Sizes, torch_batch, torch_network, torch_trainer
+    except ImportError as error:
+        raise Skipped(f"{error}: to compare with PyTorch, run `uv pip install torch`") from error
+    if not torch.cuda.is_available():
+        raise Skipped(f"PyTorch {torch.__version__} cannot use the GPU")
+    filters, units = paper.SIZES[dict(bench.settings)["paper"]["size"]]
+    convolutions = [(taps, pooled) for taps, pooled in paper.CONVOLUTIONS]
+    sizes = Sizes(69, 1014, filters, units, 4, convolutions, PAPER_POOL, bench.batch, 1)
+    halves = {"bfloat16": torch.bfloat16} if torch.cuda.is_bf16_supported() else {"float16": torch.float16}
+    for name, precision in {**halves, FLOAT32: torch.float32}.items():
+        network = torch_network(sizes, sliced=False).cuda().to(memory_format=torch.channels_last)
+        char_ids, labels = (array.cuda() for array in torch_batch(sizes))
+        step, times = torch_trainer(network, char_ids, labels, precision, False), []
+        for _ in range(5 + bench.steps):
+            torch.cuda.synchronize()
+            start = time.monotonic()
+            step()
+            torch.cuda.synchronize()
+            times.append(1000 * (time.monotonic() - start))
+        milliseconds = statistics.median(times[5:])
+        by = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {name}"
+        yield {"by": by, "documents/s": 1000 * bench.batch / milliseconds, "step ms": milliseconds}
 
 
 # Each step has tests (the argument ``selection`` of ``run_tests``) or a function, and an explanation of a failure.
@@ -336,6 +384,7 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     "throughput": (throughput, """
     A training run at the default sizes failed. If the earlier steps passed, smaller networks can be trained. Check the
     memory of the GPU and the limits of the kernels."""),
+    "PyTorch": (time_pytorch, "PyTorch could not be timed. The results of the earlier steps remain valid."),
 }  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def torch_trainer(network: Any, char_ids: Any, labels: Any, precision: Any, comp
 
     def step() -> int:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+        with torch.autocast(char_ids.device.type, precision, enabled=precision is not torch.float32):
             loss = functional.cross_entropy(forward(char_ids).float(), labels)
         loss.backward()
         optimizer.step()

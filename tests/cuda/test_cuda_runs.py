@@ -26,6 +26,7 @@ from tests.training.test_without_mxnet import FOLDER
 pytestmark = needs("g++")
 # Dropout, Adam, and fixed-point scales that the first step chooses. The run is short because a step takes a second.
 SHORT = ("--device=gpu", "--epochs=1", "--logging.report=true")
+PAPER = "--model=paper", "--size=tiny"
 
 
 def train(
@@ -86,13 +87,22 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
     harness.assert_same(tmp_path / "run", alone)
 
 
+@pytest.fixture(scope="module")
+def paper_alone(tmp_path_factory) -> Path:
+    """Folder of a run of the paper's network on one GPU. ``few`` is its data set, in the same folder."""
+    folder = tmp_path_factory.mktemp("paper")
+    train(folder / "run", prepare_with_capitals(folder, train_rows=81, test_rows=9), 1, *PAPER)
+    return folder / "run"
+
+
 @needs_kernels
-@pytest.mark.parametrize(("size", "gpus"), [("tiny", 2), slow("tiny", 4), slow("small", 2)])
-def test_any_number_of_gpus_computes_the_same_bits_of_the_papers_network(size, gpus, tmp_path):
-    few = prepare_with_capitals(tmp_path, train_rows=81, test_rows=9)
-    for processes in (1, gpus):
-        train(tmp_path / f"{processes}", few, processes, "--model=paper", f"--size={size}", "--batch-size=32")
-    harness.assert_same(tmp_path / f"{gpus}", tmp_path / "1")
+@pytest.mark.parametrize("gpus", [2, slow(4)])
+def test_any_number_of_gpus_and_a_broken_run_compute_the_same_bits_of_the_papers_network(gpus, paper_alone, tmp_path):
+    data, fault = paper_alone.with_name("prepared"), {"kind": "SIGKILL", "rank": gpus - 1, "phase": "train", "step": 3}
+    train(tmp_path / "run", data, gpus, *PAPER, fault=fault | {"once": str(tmp_path / "struck")})
+    assert 0 < harness.saved_step(tmp_path / "run") < 4
+    train(tmp_path / "run", data, gpus, *PAPER)
+    harness.assert_same(tmp_path / "run", paper_alone)
 
 
 @pytest.mark.slow
@@ -146,9 +156,11 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
 
 
 @needs_kernels
-def test_answers_are_those_of_the_cpu(alone, tmp_path):
+@pytest.mark.parametrize("trained_run", ["alone", "paper_alone"])
+def test_answers_are_those_of_the_cpu(trained_run, request, tmp_path):
+    run_dir = request.getfixturevalue(trained_run)
     with cuda_emulator.for_processes(FOLDER):
-        printed = run(program("helpers/fit_and_predict.py", alone, "gpu", "cpu"), tmp_path)
+        printed = run(program("helpers/fit_and_predict.py", run_dir, "gpu", "cpu"), tmp_path)
         rankings, labels, imported = json.loads(printed)
     assert len(rankings[0]) == 6
     assert all(one == pytest.approx(other, abs=0.01) for one, other in zip(*rankings))
@@ -165,9 +177,10 @@ def test_scores_are_those_of_the_cpu(data, alone, tmp_path):
 
 
 @needs_kernels
-def test_a_gpu_that_is_too_small(data, tmp_path):
-    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
-    with cuda_emulator.for_processes(DRIVER_MEMORY=1 << 20):
+@pytest.mark.parametrize(("network", "memory"), [((), 1 << 20), (PAPER, 11 << 20)])
+def test_a_gpu_that_is_too_small(network, memory, data, tmp_path):
+    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK, *network)
+    with cuda_emulator.for_processes(DRIVER_MEMORY=memory):
         assert "error: out of memory with " in run(arguments, tmp_path, code=1)
 
 
