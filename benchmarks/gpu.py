@@ -309,7 +309,7 @@ def measure_run(bench: Bench, network: str, data: str, precision: str, processes
 def time_pytorch(bench: Bench) -> Rows:
     """Time training steps of the paper's network in PyTorch, which uses cuDNN, on the long texts' number of characters.
 
-    The settings are those of ``peers_worker.py``. The optimizer is SGD with momentum.
+    ``peers_worker.py`` builds the network and the optimizer, which is SGD with momentum.
     """
     if bench.emulated:
         raise Skipped("the emulator runs only the kernels of this package")

@@ -152,7 +152,7 @@ template <class T> class PositionEmbedding {
     }
 
     // Adds the fixed-point gradients of the positions to the gradients of the touched rows. Each thread has a range of
-    // these rows. The threads first sort the n-grams of some documents by range, and then each thread adds those of its
+    // these rows. The threads first sort the n-grams of some documents by range. Then each thread adds the n-grams of its
     // range. If each thread searched all n-grams for its range, many threads would take longer than one.
     void add_to_rows(const BatchLayout& layout) {
         const long documents = layout.documents(), documents_at_once = threads_ * SORTED_DOCUMENTS;
@@ -167,10 +167,12 @@ template <class T> class PositionEmbedding {
 #pragma omp for
                 for (int part = 0; part < threads_; ++part)
                     sorted_[part].sort(rows_.get(), layout.start(0, first + count * part / threads_),
-                                       layout.start(0, first + count * (part + 1) / threads_), config_.ngrams(), ranges);
+                                       layout.start(0, first + count * (part + 1) / threads_), config_.ngrams(),
+                                       ranges);
 #pragma omp for
                 for (int range = 0; range < threads_; ++range) {
-                    if (!first) std::fill(sums + ranges.first(range) * width, sums + ranges.first(range + 1) * width, 0);
+                    if (!first)
+                        std::fill(sums + ranges.first(range) * width, sums + ranges.first(range + 1) * width, 0);
                     for (const SortedTerms& part : sorted_) {
                         const auto [begin, end] = part.range(range);
                         for (const Term* term = begin; term < end; ++term) {

@@ -22,8 +22,8 @@ from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
-# Metrics that are also recorded by TensorBoard (and those of epochs by MLflow): names of step metrics, and suffixes of
-# the names of epoch metrics.
+# Metrics that TensorBoard also records: names of step metrics, and suffixes of the names of epoch metrics. MLflow
+# records the epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 RANK_TIMES = ("compute_ms", "data_ms", "exchange_ms")  # Parts of a step, with one value per rank.

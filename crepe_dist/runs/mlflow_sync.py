@@ -90,7 +90,7 @@ class MlflowSync(RunSync):
         folders = {"supervised/": self._run.supervised, "": self._run}
         result = self._run.result or {"provenance": {}}
         if result["provenance"].get("unlabelled", {}).get("reported") == SUPERVISED:
-            del folders[""]  # The metrics of the supervised model have replaced those of the student in this folder.
+            del folders[""]  # It has the supervised model's metrics again.
         for prefix, folder in folders.items():
             recorded = {metric.step for metric in client.get_metric_history(run_id, f"{prefix}train_loss")}
             for record in iter_records(folder.path / METRICS):

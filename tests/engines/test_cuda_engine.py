@@ -129,7 +129,7 @@ NARROW, WIDE = (sized(width=width, blocks=2, stride=stride, dropout=0.3) for wid
         slow("float16", NARROW, 40),
         slow("float16", WIDE, 33),
         ("bfloat16", PAPER, 19),
-        *(slow(precision, paper("tiny"), 9) for precision in ("float32", "float16", "bfloat16")),
+        *(slow(precision, paper("tiny"), 8) for precision in ("float32", "float16", "bfloat16")),
         *(slow(precision, paper("small"), 11) for precision in ("float16", "bfloat16")),
         slow("bfloat16", paper("tiny", alphabet=254, length=134), 11),
     ],
@@ -139,7 +139,8 @@ NARROW, WIDE = (sized(width=width, blocks=2, stride=stride, dropout=0.3) for wid
 def test_gradients_equal_a_reference_with_the_same_rounding(precision, shape, rows):
     """With 16 bits, the relative error is 0.0002 for these documents, and 0.3 if a tap of a convolution is missing.
 
-    The tolerance is 0.02, because in other documents a rounding error may select another position as the maximum.
+    The tolerance is 0.02. In other documents, a rounding error selects another position as a maximum. One such choice
+    changes a gradient of the paper's network by 0.14 (`tiny` in float16 with 9 rows).
     """
     network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)

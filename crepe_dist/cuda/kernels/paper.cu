@@ -313,7 +313,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void add_weight_gradients(
 
 // Adds the terms of each group of documents to the fixed-point gradients of the first layer's weights [taps][alphabet]
 // [channels] and bias; see `add_weight_gradients`. gradients and from: of the windows, [documents][pooled][width]. A
-// warp adds documents to a table of its own, [alphabet + 2][32], whose last rows are those of the blank and of the bias.
+// warp adds documents to a table of its own, [alphabet + 2][32]. The last two rows are for the blank and for the bias.
 // Blocks: (groups and parts of 32 channels, taps). Shared memory: the tables.
 KERNEL(THREADS) add_character_gradients(
     const u8* texts, int symbols, const Element* gradients, const u8* from, int documents, int pooled, int channels, int

@@ -109,6 +109,7 @@ struct MatrixTile {
     // Adds the product of two operands. LEFT and RIGHT: whether they are transposed.
     template <bool LEFT, bool RIGHT>
     __device__ void add(const LeftOperand<LEFT>& left, const RightOperand<RIGHT>& right) {
+        static_assert(!LEFT || RIGHT, "no network needs the fourth product");
         if constexpr (LEFT) MULTIPLY("col.row");
         else if constexpr (RIGHT) MULTIPLY("row.row");
         else MULTIPLY("row.col");
@@ -119,13 +120,12 @@ struct MatrixTile {
     // operands along k, which is their fastest layout.
     template <bool TRANSPOSED>
     __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
-        struct {
-            u32 parts[PARTS];
-        } right;
         if constexpr (TRANSPOSED) {
-            LOAD_OPERAND("row", "b", ".shared", right.parts, __cvta_generic_to_shared(from), stride);
-            MULTIPLY("col.row");
+            add(left, RightOperand<true>(from, stride));
         } else {
+            struct {
+                u32 parts[PARTS];
+            } right;
             LOAD_OPERAND("col", "b", ".global", right.parts, __cvta_generic_to_global(from), stride);
             MULTIPLY("row.col");
         }
