@@ -29,6 +29,7 @@ PACKAGES = MappingProxyType(
         "sklearn": ("scikit-learn",),
         "spark": ("pyspark",),
         "tune": ("optuna",),
+        "wandb": ("wandb",),
     }
 )
 # Modules whose names differ from the names of their packages, by the name of the package.

@@ -48,6 +48,8 @@ FILES = (
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "metrics for TensorBoard"),
     ("mlflow.json", "id of the run in MLflow"),
+    ("wandb.json", "id of the run in Weights & Biases"),
+    ("wandb/", "records for Weights & Biases"),
     ("config.yaml", "settings"),
     ("result.json", "selected epoch, its scores and its provenance"),
 )

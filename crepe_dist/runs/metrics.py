@@ -49,7 +49,7 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
 
 
 def epoch_scalars(record: Record) -> dict[str, float]:
-    """Return the metrics of an epoch's record that are recorded by TensorBoard and MLflow."""
+    """Return the metrics of an epoch's record that are recorded by TensorBoard and the trackers."""
     return {name: value for name, value in record.items() if name.endswith(EPOCH_SCALARS)}
 
 

@@ -7,104 +7,60 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json
-from crepe_dist.preparing.remote import redact_url
-from crepe_dist.runs.checkpoint import CONFIG, RESULT, SUPERVISED
-from crepe_dist.runs.metrics import METRICS, epoch_scalars, iter_records
-from crepe_dist.runs.run_dir import RunDir
-from crepe_dist.runs.run_sync import RunSync, Status
-from crepe_dist.settings.config import Config, flatten
+from crepe_dist.runs.metrics import epoch_scalars
+from crepe_dist.runs.run_sync import Status
+from crepe_dist.runs.tracker_sync import TrackerSync, iter_epochs
 from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_FILE = "mlflow.json"  # File with the id of MLflow's run, which a resumed run continues.
-ARTIFACTS = (CONFIG, RESULT, "report.html", "model_card.md")
-GROUPS = ("logging.", "safety.", "state.")  # Settings that do not change the result, and are no parameters.
-MAX_REASON_CHARS = 500  # MLflow's messages can contain whole pages of HTML.
 # MLflow repeats a request for four minutes by default. Here, the next epoch repeats it.
 DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
-class MlflowSync(RunSync):
-    """Thread that records parameters, the metrics of each epoch, and the result of a run in MLflow.
+class MlflowSync(TrackerSync):
+    """Thread that records a run in MLflow.
 
     Each call asks MLflow which epochs it has, and sends the others. An epoch that could not be recorded is therefore
     recorded by a later call.
     """
 
-    def __init__(self, config: Config, run: RunDir, say: Callable[[str], None]) -> None:
-        super().__init__(run, say)
-        self._config = config
+    name = "MLflow"
+    remedy = "check the server and MLFLOW_TRACKING_URI"
 
-    def __str__(self) -> str:
-        return "MLflow"
-
-    def finish(self, status: Status = "FINISHED") -> Iterator[None]:
-        """Record the end of the run. If this fails, print a warning. Yield about every second."""
-        try:
-            yield from super().finish(status)
-        except UserError as error:
-            error.remedy += "; then run the same command again, which only records the run"
-            self._say(error.format_lines("warning"))
-
-    def sync(self, status: Status) -> None:
-        """Record what MLflow does not have.
-
-        Raises:
-            UserError: MLflow cannot record the run.
-        """
-        uri = "an unknown address"
-        try:
-            for name, value in DEFAULTS.items():
-                os.environ.setdefault(name, value)
-            from mlflow import MlflowClient, get_tracking_uri  # This import takes seconds.
-
-            uri = get_tracking_uri()
-            self._record(MlflowClient(), status)
-        except Exception as error:  # MLflow's libraries raise exceptions of many kinds.
-            shown = redact_url(uri)
-            why = f"{type(error).__name__}: {error}".replace(uri, shown)[:MAX_REASON_CHARS]
-            remedy = "check the server and MLFLOW_TRACKING_URI"
-            raise UserError(f"MLflow at {shown} cannot record the run", why, remedy) from error
-
-    def _record(self, client: MlflowClient, status: Status) -> None:
+    def record(self, status: Status) -> None:
+        for name, value in DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient, get_tracking_uri  # This import takes seconds.
         from mlflow.entities import Metric, Param
 
+        self.address = get_tracking_uri()
+        client = MlflowClient()
         run = self._find_run(client) or self._create_run(client)
         if run.info.status == "FINISHED":
             return
         run_id = run.info.run_id
         if not run.data.params:
-            settings = flatten(asdict(self._config))
-            values = {name: value for name, value in settings.items() if not name.startswith(GROUPS)}
-            client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
-        folders = {"supervised/": self._run.supervised, "": self._run}
-        result = self._run.result or {"provenance": {}}
-        if result["provenance"].get("unlabelled", {}).get("reported") == SUPERVISED:
-            del folders[""]  # It has the supervised model's metrics again.
-        for prefix, folder in folders.items():
+            client.log_batch(run_id, params=[Param(name, str(value)) for name, value in self.parameters.items()])
+        for prefix, file in self.curves.items():
             recorded = {metric.step for metric in client.get_metric_history(run_id, f"{prefix}train_loss")}
-            for record in iter_records(folder.path / METRICS):
-                if record["event"] == "epoch" and record["epoch"] not in recorded:
-                    time = round(1000 * datetime.fromisoformat(record["time"]).timestamp())
-                    scalars = epoch_scalars(record)
-                    metrics = [Metric(prefix + name, value, time, record["epoch"]) for name, value in scalars.items()]
-                    client.log_batch(run_id, metrics=metrics)
+            for record in iter_epochs(file, recorded):
+                time = round(1000 * datetime.fromisoformat(record["time"]).timestamp())
+                scalars = epoch_scalars(record)
+                metrics = [Metric(prefix + name, value, time, record["epoch"]) for name, value in scalars.items()]
+                client.log_batch(run_id, metrics=metrics)
         if status == "FINISHED":
-            for name in ("epoch", "test_accuracy", "test_loss"):
-                client.log_metric(run_id, f"result/{name}", result[name], step=result["epoch"])
-            for path in (self._run.path / name for name in ARTIFACTS):
-                if path.is_file():
-                    client.log_artifact(run_id, str(path))
+            for name, score in self.final_scores.items():
+                client.log_metric(run_id, name, score, step=int(self.final_scores["result/epoch"]))
+            for path in self.artifacts:
+                client.log_artifact(run_id, str(path))
         if status != "RUNNING":
             client.set_terminated(run_id, status)
         elif run.info.status != "RUNNING":

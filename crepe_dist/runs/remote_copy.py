@@ -18,10 +18,9 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.safe_read import fingerprint, manifest_entry
 from crepe_dist.preparing import remote
-from crepe_dist.runs import resume_state
+from crepe_dist.runs import mlflow_sync, resume_state, wandb_sync
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE
 from crepe_dist.runs.metrics import METRICS
-from crepe_dist.runs.mlflow_sync import RUN_FILE
 from crepe_dist.runs.run_dir import PARTIAL_DOWNLOAD, RunDir
 from crepe_dist.runs.run_sync import RunSync, Status, in_background
 from crepe_dist.sealed_json import read_record, validate, write_sealed_json
@@ -29,8 +28,8 @@ from crepe_dist.sealed_json import read_record, validate, write_sealed_json
 MANIFEST = "upload.json"  # List of the files of a copy.
 FORMAT = 1  # Version of the list.
 # Files that may change. Until the end, their names at the URL contain their SHA-256.
-CHANGING_FILES = (METRICS, CONFIG, RESULT, "report.html", "model_card.md")
-PATTERNS = (RUN_KEY_FILE, RUN_FILE, *CHANGING_FILES, f"{FOLDER}/*", "pseudo_labels/*")
+CHANGING_FILES = (METRICS, CONFIG, RESULT, "report.html", "model_card.md", mlflow_sync.RUN_FILE, wandb_sync.RUN_FILE)
+PATTERNS = (RUN_KEY_FILE, *CHANGING_FILES, f"{FOLDER}/*", "pseudo_labels/*")
 LARGE_SUFFIXES = (".params", ".safetensors")  # Suffixes of files that are never changed, only removed.
 MAX_ATTEMPTS = 3  # Maximum number of attempts if training removes files during a copy.
 # Size, SHA-256 and name at the URL of each file, by its name in the run folder.

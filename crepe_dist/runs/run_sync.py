@@ -1,4 +1,4 @@
-"""Threads of rank 0 that bring a run to a server during training: to a store of files, or to MLflow."""
+"""Threads of rank 0 that bring a run to a server during training: to a store of files, or to a tracker."""
 
 from __future__ import annotations
 

@@ -388,10 +388,11 @@ class LoggingOptions(Settings, group="logging"):
         "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
         "installed.",
     )
-    track: Literal["none", "mlflow"] = setting(
+    track: Literal["none", "mlflow", "wandb"] = setting(
         "none",
         "Service that records the parameters, the metrics of each epoch, and the result. mlflow: the server in the "
-        "environment variable MLFLOW_TRACKING_URI. Requires the `mlflow` extra.",
+        "environment variable MLFLOW_TRACKING_URI. wandb: Weights & Biases, or a folder for it if WANDB_API_KEY and "
+        "WANDB_MODE are not set. Requires the extra of the same name.",
     )
     keep_epochs: Literal["needed", "all"] = setting(
         "needed",

@@ -56,8 +56,8 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         if config.logging.metrics_port is not None:
             exporter = group.run_on_rank0("metrics", lambda: stack.enter_context(PrometheusExporter(config.logging)))
             display.print(f"metrics   {exporter and exporter.url}")
-        if config.logging.track == "mlflow":
-            group.run_on_rank0("tracking", lambda: extras.require("mlflow", "--track mlflow"))
+        if (tracker := config.logging.track) != "none":
+            group.run_on_rank0("tracking", lambda: extras.require(tracker, f"--track {tracker}"))
         job = JobContext(group, control, watchdog, display, exporter)
         _note_missing_libraries(config, display)
         data = open_training_data(config, group, display)
@@ -114,6 +114,10 @@ def _create_syncs(config: Config, folder: RunDir, display: ProgressDisplay) -> l
         from crepe_dist.runs.mlflow_sync import MlflowSync
 
         syncs.append(MlflowSync(config, folder, display.log))
+    elif config.logging.track == "wandb":
+        from crepe_dist.runs.wandb_sync import WandbSync
+
+        syncs.append(WandbSync(config, folder, display.log))
     if config.logging.upload is not None:
         from crepe_dist.runs.remote_copy import RunUploader
 
