@@ -34,7 +34,8 @@ class WandbSync(TrackerSync):
         import wandb  # This import takes a second.
 
         path = self._run.path / RUN_FILE
-        new: dict[str, Any] = {"run_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), "epochs": {}, "is_finished": False}
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        new: dict[str, Any] = {"run_id": run_id, "epochs": {}, "is_finished": False}
         saved = read_json(path) if path.is_file() else new
         if saved["is_finished"]:
             return
