@@ -81,11 +81,11 @@ class Doctor(Command):
 
     usage = """
         crepe doctor
-        srun crepe doctor --run-dir /shared/runs           check all hosts of a job
+        MASTER_ADDR=node1 srun crepe doctor --run-dir /shared/runs    check all hosts of a job; node1 is its first node
         mpiexec -n 8 -hosts node1:4,node2:4 crepe doctor
         crepe supervise -np 4 --nnodes 2 --node-rank 0 --master-addr node1 doctor
 
-      exit codes: 0 ready; 1 not ready (the last line says what to do)
+      exit codes: 0 ready; 1 not ready (the last line says what to do); 76 a check took too long
       """
 
     quick: bool = setting(False, "Only check; do not train.")

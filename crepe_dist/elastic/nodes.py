@@ -161,6 +161,7 @@ class NodeCluster(Cluster):
             if node.is_gone:
                 del self._nodes[rank]
                 self._lost_at[rank] = time.monotonic()
+                self.log(f"node {rank} on {node.host} has disconnected")
 
     def _admit(self, caller: AuthenticatedCaller) -> None:
         """Admit the supervisor of another node, or send it an error."""
@@ -177,12 +178,15 @@ class NodeCluster(Cluster):
         caller.channel.send(node0.make_verdict(lines, code) if lines else node0.make_verdict())
         if lines:
             caller.channel.peer.close()
+            if code == ExitCode.ERROR:  # The supervisor does not try again.
+                self.log(f"node {rank} on {caller.message['host']} was refused: {lines[1]}, but {lines[0]}")
             return
         for option in SOCKET_OPTIONS:
             caller.channel.peer.setsockopt(*option)
         if not self._lost_at.pop(rank, 0.0):
             node0.warn_without_secret(self._own, [caller.host])
         self._nodes[rank] = _Node(caller)
+        self.log(f"node {rank} on {caller.message['host']} has connected")
 
     def free_slots(self) -> int:
         return self._num_processes * (1 + len(self._nodes))

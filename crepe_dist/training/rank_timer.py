@@ -17,6 +17,9 @@ from crepe_dist.training.context import TrainContext
 
 # A rank is slow if its steps take at least this many times the median of all ranks, not counting the exchange.
 SLOW_RATIO = 1.5
+# It must also take longer than the median by at least this number of milliseconds. On a busy host, steps of a few
+# milliseconds differ by more than the ratio at random.
+MIN_SLOW_MS = 5.0
 # Minimum number of seconds between two collectives, except at the end of an epoch. Over Horovod, one takes about 12 ms.
 MIN_SECONDS = 2.0
 MIN_STEPS = 20  # Minimum number of steps for this comparison. The times of single steps differ at random.
@@ -109,7 +112,7 @@ class RankTimer(Callback):
         # For an even number of ranks, the lower of the two middle times is taken. Otherwise, the slower one of two
         # ranks would have to take three times as long as the other one.
         median = max(statistics.median_low(busy), 0.001)
-        if len(busy) == 1 or busy[rank] < SLOW_RATIO * median or rank in self._slow_ranks:
+        if busy[rank] < max(SLOW_RATIO * median, median + MIN_SLOW_MS) or rank in self._slow_ranks:
             return
         self._slow_ranks.add(rank)
         self._context.display.log(

@@ -120,6 +120,9 @@ def test_a_node_that_does_not_return_is_left_out_until_it_returns(nodes):
     job.start("stop_on_request", 1)
     job.wait_for_ranks(4)
     assert "a node was lost or has returned" in job.printed()
+    changes = r"supervise: node 1 on \S+ has ((?:dis)?connected)$"
+    expected = ["connected", "disconnected", "connected"]
+    harness.wait_for(lambda: re.findall(changes, job.printed(), re.MULTILINE) == expected)
     job.supervisors[0].terminate()
     assert job.codes() == [ExitCode.STOPPED] * 2
 
@@ -203,6 +206,10 @@ def test_nodes_that_differ_are_refused(nodes):
     job.start("stop_on_request", 1, flags=("--nnodes", "3"))
     assert job.supervisors[1].wait(60) == 1
     assert "node 1 is one of 3 nodes with 1 processes each" in job.printed(1)
+    refused = (
+        r"supervise: node 1 on \S+ was refused: node 1 is one of 3 nodes with 1 processes each, but node 0 is one of 2"
+    )
+    assert re.search(refused, job.printed())
 
 
 def test_the_secret_of_the_ranks_is_derived_and_not_sent():
