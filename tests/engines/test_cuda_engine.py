@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,6 +18,7 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import create_engine
 from crepe_dist.model.backend import MIN_COMPUTE_CAPABILITY_BFLOAT16, Backend
 from crepe_dist.model.loss import DEFAULT_LOSS, Loss
+from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.paper.config import SIZES, PaperConfig
@@ -121,6 +123,28 @@ def paper(size: str, alphabet: int = 69, length: int = 123) -> PaperConfig:
 NARROW, WIDE = (sized(width=width, blocks=2, stride=stride, dropout=0.3) for width, stride in ((20, 2), (32, 1)))
 
 
+def active_outputs(engine: Any, documents: int) -> dict[str, np.ndarray]:
+    """Return which outputs of the paper's network pass its ReLUs and pools, in 16 bits; see ``reference.learnt``."""
+
+    def read(buffer: DeviceBuffer, positions: int, dtype: type) -> np.ndarray:
+        array: np.ndarray = np.empty(buffer.size // dtype().itemsize, dtype)
+        buffer.read(array)
+        return array.reshape(documents, positions, -1)
+
+    (branch,) = engine._branches
+    layers = [branch._first, *branch._layers]
+    masks: dict[str, np.ndarray] = {}
+    for number, layer in enumerate(layers[:-1]):
+        if layer.pooled:
+            maxima = read(branch._maxima(layer, documents), layer.pooled, np.uint8)[..., : layer.outputs]
+            mask = (maxima[:, :, None] == np.arange(PAPER_POOL)[:, None]).reshape(documents, -1, layer.outputs)
+            masks[layer.name] = np.pad(mask, ((0, 0), (0, layer.out_positions - mask.shape[1]), (0, 0)))
+        else:
+            numbers = read(branch._input(number, documents), layer.out_positions, np.uint16)[..., : layer.outputs]
+            masks[layer.name] = (numbers[:, 0] if layer.is_dense else numbers) != 0
+    return masks
+
+
 @pytest.mark.parametrize(
     ("precision", "shape", "rows"),
     [
@@ -130,23 +154,27 @@ NARROW, WIDE = (sized(width=width, blocks=2, stride=stride, dropout=0.3) for wid
         slow("float16", WIDE, 33),
         ("bfloat16", PAPER, 19),
         *(slow(precision, paper("tiny"), 8) for precision in ("float32", "float16", "bfloat16")),
+        *(slow("float16", paper("tiny"), rows) for rows in (9, 12)),  # A rounding error selects other active outputs.
         *(slow(precision, paper("small"), 11) for precision in ("float16", "bfloat16")),
+        slow("bfloat16", paper("small", length=1014), 6),
         slow("bfloat16", paper("tiny", alphabet=254, length=134), 11),
     ],
     ids=str,
 )
 @pytest.mark.usefixtures("capability")
 def test_gradients_equal_a_reference_with_the_same_rounding(precision, shape, rows):
-    """With 16 bits, the relative error is 0.0002 for these documents, and 0.3 if a tap of a convolution is missing.
+    """With 16 bits, the relative error is up to 0.005, and 0.3 if a tap of a convolution is missing.
 
-    The tolerance is 0.02. In other documents, a rounding error selects another position as a maximum. One such choice
-    changes a gradient of the paper's network by 0.14 (`tiny` in float16 with 9 rows).
+    Rounding errors select some maxima of the paper's network, so its reference uses the engine's active outputs.
     """
     network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)
     loss, grads = gradients(engine, batch, 1, 5)
-    rounding = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
+    rounding: dict[str, Any] = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
     expected_loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounding)
+    if isinstance(shape, PaperConfig) and precision != "float32":
+        rounding["active"] = active_outputs(engine, len(batch.packed))
+        _, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounding)
     most = 1e-5 if precision == "float32" else 0.02
     assert abs(loss - expected_loss) <= 0.05 * most * expected_loss
     for name, array in expected.items():

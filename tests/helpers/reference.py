@@ -34,6 +34,7 @@ from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DE
 Floats = npt.NDArray[np.float64]
 Back = Callable[[Floats], Floats]  # Maps the gradient of a layer's output to the gradient of its input.
 Arrays = Mapping[str, npt.NDArray[Any]]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
 
 
 def logits(shape: NetworkConfig, values: Arrays, char_ids: CharIds) -> Floats:
@@ -44,7 +45,7 @@ def logits(shape: NetworkConfig, values: Arrays, char_ids: CharIds) -> Floats:
 
 def learnt(
     shape: NetworkConfig, values: Arrays, batch: Batch, objective: Loss = DEFAULT_LOSS, seed: int = 0, step: int = 0,
-    precision: str = "float32", scale: float = 1.0,
+    precision: str = "float32", scale: float = 1.0, active: Masks | None = None,
 ) -> tuple[float, dict[str, Floats]]:  # fmt: skip
     """Compute the loss of a batch, and its gradients by parameter.
 
@@ -52,10 +53,12 @@ def learnt(
         precision: Precision of the convolutional branch. If it has 16 bits, the weights, the activations and their
             gradients are rounded to it.
         scale: Factor of the loss during the computation.
+        active: For each hidden layer of the paper's network, the outputs that pass the ReLU and the max pool.
+            [documents, positions, channels] or [documents, units]. Without this argument, the values decide.
     """
     char_ids, shares, weights = unpack_batch(batch, shape.num_classes, objective.max_labels)
     seed_of_step = batch.for_step(step + 1, seed).seed
-    network = _Network(shape, values, char_ids, seed_of_step, batch.first, ROUNDINGS.get(precision))
+    network = _Network(shape, values, char_ids, seed_of_step, batch.first, ROUNDINGS.get(precision), active)
     parts, total = network.parts(), 0.0
     for part, back in parts:
         loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)
@@ -107,8 +110,9 @@ class _Network:
 
     def __init__(
         self, shape: Any, values: Arrays, char_ids: CharIds, seed: int | None = None, first: int = 0,
-        rounding: Callable[[Floats], Floats] | None = None,
+        rounding: Callable[[Floats], Floats] | None = None, active: Masks | None = None,
     ) -> None:  # fmt: skip
+        self.active = active or {}
         self.shape, self.char_ids, self.seed, self.first = shape, char_ids, seed, first
         self.rounding = rounding or (lambda x: x)
         self.values = {name: array.astype(np.float64) for name, array in values.items()}
@@ -209,7 +213,7 @@ class _Network:
         x = (self.char_ids[..., None] == np.arange(shape.alphabet_size)).astype(float)
         for number, (name, (_, pools)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS)):
             x = then((then(self.convolved(x, name)), self.rounding))
-            x = then(relu(x))
+            x = then(relu(x, self.active.get(name)))
             if number:
                 x = self.rounding(x)
             if pools:
@@ -218,7 +222,7 @@ class _Network:
         for number, name in enumerate(DENSE_NAMES):
             x = then((then(self.dense(x, name)), self.rounding))
             if number < 2:
-                x = then(relu(x))
+                x = then(relu(x, self.active.get(name)))
                 x = self.rounding(then(self.dropped(x, shape.dropout, 0, number, 2)))
         return x, lambda gradient: reduce(lambda each, back: back(each), reversed(backs), gradient)
 
@@ -260,8 +264,10 @@ class _Network:
         return x * mask, lambda gradient: gradient * mask
 
 
-def relu(x: Floats) -> tuple[Floats, Back]:
-    return np.maximum(x, 0), lambda gradient: gradient * (x > 0)
+def relu(x: Floats, active: npt.NDArray[np.bool_] | None = None) -> tuple[Floats, Back]:
+    mask = (x > 0 if active is None else active).astype(float)
+    # A number near 0 may have another sign here than in the engine that says which numbers are active.
+    return np.abs(x) * mask, lambda gradient: gradient * mask
 
 
 def flattened(x: Floats) -> tuple[Floats, Back]:
