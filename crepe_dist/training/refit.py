@@ -55,10 +55,11 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
         result: Result of the run before the refit.
 
     Returns:
-        The new result, or ``result`` if the run has no refit.
+        The new result, or ``result`` if the run has no refit or is already refitted.
     """
     group, shape, folder, splits = job.group, engine.config, RunDir(result.run_dir), data.splits
-    if (branch := refit_config(config, data, shape)) is None:
+    # Another process may have refitted the branch while this one waited for the lock of the run.
+    if (branch := refit_config(config, data, shape)) is None or folder.is_refitted:
         return result
     validation = splits["validation"]
     train = splits["train"].concatenate(validation, validation.labels, validation.targets)

@@ -14,6 +14,8 @@ import crepe_dist
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import mxnet_params
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_dir_selection import lock_on_rank0
+from crepe_dist.training import job
 from tests import conftest
 from tests.conftest import QUICK, needs_kernels
 from tests.training.test_pseudo_labels import table
@@ -110,6 +112,20 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
     printed = train(folder, again.name)
     assert printed.count("resuming") == {"the end": 1, "some of the table": 1, "some of the network": 2}[lost]
     assert digest(again) == digest(folder / "run")
+
+
+def test_a_run_that_another_process_has_refitted_meanwhile_is_only_reported(folder, monkeypatch):
+    again = folder / "meanwhile"
+    shutil.copytree(folder / "run", again)
+    shutil.copy(folder / "off" / "result.json", again)  # The state before the refit.
+
+    def lock(*arguments: Any) -> Any:
+        shutil.copy(folder / "run" / "result.json", again)  # The other process ends, and releases the lock.
+        return lock_on_rank0(*arguments)
+
+    monkeypatch.setattr(job, "lock_on_rank0", lock)
+    assert "refit     " not in train(folder, again.name)
+    assert (again / "result.json").read_bytes() == (folder / "run" / "result.json").read_bytes()
 
 
 def test_a_student_is_refitted_and_resumes_to_the_same_bits(tmp_path):
