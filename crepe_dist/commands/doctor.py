@@ -223,7 +223,7 @@ def check_disk(folder: Path) -> Check:
         with tempfile.TemporaryFile(dir=folder) as stream:
             os.posix_fallocate(stream.fileno(), 0, 1 << 20)
     except OSError as error:
-        return Check("disk", f"this folder is not writable: {error.strerror or error}", "problem", remedy)
+        return Check("disk", f"{folder.absolute()} is not writable: {error.strerror or error}", "problem", remedy)
     free = shutil.disk_usage(folder).free
     if free < RUN_BYTES:
         return Check("disk", f"{size(free)} free; a run takes about {size(RUN_BYTES)}", "problem", remedy)

@@ -93,7 +93,9 @@ def test_what_horovod_was_built_with(monkeypatch, program, gpus, level, what):
 
 def test_what_is_missing_or_full(tmp_path, monkeypatch):
     assert doctor.check_disk(tmp_path).level == "ok"
-    assert doctor.check_disk(Path("/proc")).level == "problem"
+    unwritable = doctor.check_disk(Path("/proc"))
+    assert unwritable.level == "problem"
+    assert unwritable.message.startswith("/proc is not writable")
     monkeypatch.setattr(doctor, "RUN_BYTES", 1 << 60)
     assert "a run takes about" in doctor.check_disk(tmp_path).message
     monkeypatch.setattr(doctor.library, "find", lambda: (None, "no AVX2"))
