@@ -22,6 +22,7 @@ from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.paper.config import SIZES, PaperConfig
+from crepe_dist.optim.fixed_point import OVERFLOW_BOUND
 from crepe_dist.parallel.cuda_optimizer import CudaOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 from tests.chaos.harness import slow
@@ -35,6 +36,7 @@ from tests.helpers.engines import (
     sized,
     some_batch,
     some_codes,
+    summed,
     varied,
 )  # fmt: skip
 from tests.helpers.needs import needs
@@ -201,6 +203,24 @@ def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(prec
     for run_stats, sums in results[1:]:
         assert run_stats == first_stats
         assert all(np.array_equal(array, first_sums[name]) for name, array in sums.items())
+
+
+@pytest.mark.parametrize("shape", [TABLE, sized(blocks=1, stride=2), replace(PAPER, dropout=0.0)], ids=str)
+def test_sums_of_equal_documents_stay_within_their_bounds(shape, monkeypatch):
+    """No documents have larger sums for the same bounds. Bounds are sums over documents, so this holds for any batch.
+
+    The text repeats one character, so that a row of the embedding table occurs at every position.
+    """
+    monkeypatch.setattr(CrepeConfig, "FEATURE_DROPOUT", 0.0)
+    batch = pack_batch(np.zeros((24, shape.feature_len), np.uint8), np.zeros(24, np.int32), 24, 24, 0).for_step(1, 0)
+    engine = on_gpu(varied(shape))
+    optimizer = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 24)
+    summed(engine, optimizer, batch)
+    for (name, sums), bound in zip(fixed_point_sums(optimizer).items(), optimizer._stats[0]):
+        most = np.abs(sums.astype(np.int64)).max() / engine.scales.bound_unit
+        assert most <= bound < OVERFLOW_BOUND, name
+        # Each document's bound is rounded up by at most 1. Only the embedding adds positions with different signs.
+        assert most >= 0.99 * bound - 24 or name == "tower.table", name
 
 
 @pytest.mark.parametrize("shape", [DROPPING, PAPER], ids=str)

@@ -25,7 +25,8 @@ REDUCTION_GROUP = PAPER_REDUCTION_GROUP  # See ``Engine``.
 SIDE = 16  # Number of rows and columns of the square matrices that a warp multiplies.
 BLOCK_SIDE = 128  # Number of rows and columns of the sums of a thread block; see kernels/block_product.cuh.
 BLOCKS = 512  # Number of thread blocks that keep a GPU busy.
-# The depth of a dense layer's product is divided into at most MAX_PARTS parts of at least MIN_PART numbers.
+# The depth of a dense layer's product is divided into at most MAX_PARTS parts of at least MIN_PART numbers, unless the
+# product has enough blocks.
 MIN_PART, MAX_PARTS = 512, 16
 SHARED_BYTES = 48 << 10  # Shared memory of a thread block.
 
@@ -236,7 +237,8 @@ class PaperBranch:
         self, kernel: str, number: int, documents: int, x: DeviceBuffer, width: int, out_width: int
     ) -> tuple[DeviceBuffer, int]:
         """Compute the products of a dense layer. Return the sums of the parts of its depth, and their number."""
-        part = max(MIN_PART, padded(-(-width // MAX_PARTS)))
+        most = max(1, min(MAX_PARTS, BLOCKS // tiles(1, out_width)))
+        part = max(MIN_PART, padded(-(-width // most)))
         parts = -(-width // part)
         sums = self._run.buffer("products", 4 * parts * documents * out_width)
         grid = tiles(documents, out_width), parts
