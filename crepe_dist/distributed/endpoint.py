@@ -176,6 +176,8 @@ def retry(endpoint: Endpoint, own: LocalProcess, action: Callable[[str], T]) -> 
             raise_resource_error(error)
             number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
             why = f"{endpoint.host}: {text or error}"
+            if number == errno.EADDRNOTAVAIL:
+                why = f"{endpoint.host} is not an address of {socket.gethostname()}, where {own} was started"
             may_change = own.rank > 0 or isinstance(error, socket.gaierror) or number == errno.EADDRNOTAVAIL
         if deadline.is_over(why) or not may_change:
             what = f"{own} cannot listen" if own.rank == 0 else f"{first} did not answer within {endpoint.seconds:g} s"

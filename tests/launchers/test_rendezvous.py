@@ -377,6 +377,11 @@ class TestErrors:
         assert "localhost: Address already in use" in said
         assert "MASTER_PORT to a port that is free" in said
 
+    def test_the_address_of_another_host(self, ranks):
+        group = ranks(MASTER_ADDR="192.0.2.1", CREPE_DIST_RENDEZVOUS_SECONDS=1)
+        group.start(0)
+        assert f"192.0.2.1 is not an address of {socket.gethostname()}, where rank 0 was started" in group.end(1)
+
     def test_one_that_never_comes_is_named_to_all(self, ranks):
         group = ranks(WORLD_SIZE=4, CREPE_DIST_RENDEZVOUS_SECONDS=3)
         for rank in (0, 2):
