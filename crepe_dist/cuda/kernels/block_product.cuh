@@ -24,10 +24,16 @@ constexpr int WORDS = 2;  // Words of an operand that a thread copies at a time.
 template <bool DEPTH_FIRST> struct OperandTile {
     static constexpr int LENGTH = DEPTH_FIRST ? BLOCK_SIDE : DEPTH, STRIDE = LENGTH + PADDING;
     static constexpr int LINES = DEPTH_FIRST ? DEPTH : BLOCK_SIDE;
-    static constexpr int SIZE = LINES * STRIDE;
+    static constexpr int SIZE = LINES * STRIDE, APART = PRECISION == 1 ? 2 : 4;
+    static_assert(DEPTH_FIRST || APART * STRIDE * sizeof(Element) % 128 == 64, "two lines are in the same banks");
 
     // Returns the line, and the first element in the line, of word number `i` of the calling thread.
-    static __device__ int line(int i) { return (threadIdx.x + i * THREADS) / (LENGTH / WORD); }
+    // Eight neighbouring threads access shared memory together. Their two lines are APART lines apart, and so in
+    // different banks, which repeat every 128 bytes.
+    static __device__ int line(int i) {
+        const int line = (threadIdx.x + i * THREADS) / (LENGTH / WORD);
+        return DEPTH_FIRST ? line : line / (2 * APART) * (2 * APART) + line % 2 * APART + line / 2 % APART;
+    }
     static __device__ int first(int i) { return (threadIdx.x + i * THREADS) % (LENGTH / WORD) * WORD; }
 
     static __device__ void store(Element* tile, const Word (&words)[WORDS]) {
