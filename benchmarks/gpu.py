@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Test this package on the GPUs of this host: first correctness, then speed. Run it once on each new GPU model.
 
-    uv sync --inexact --group dev --extra gpus
-    uv pip install torch                                 # optional: PyTorch's times beside those of this package
-    uv run --no-sync benchmarks/gpu.py                   # stops at the first failed step and explains it
-    uv run --no-sync benchmarks/gpu.py --only squares gradients
-    uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, with small sizes
+    uv run --group gpu-tests benchmarks/gpu.py                # stops at the first failed step and explains it
+    uv run --group gpu-tests benchmarks/gpu.py --only squares gradients
+    uv run --group gpu-tests --with torch benchmarks/gpu.py   # PyTorch's times beside those of this package
+    uv run --group gpu-tests benchmarks/gpu.py --emulator     # without a GPU, with small sizes
 
 Each step relies only on earlier steps, so the first failure shows where the problem is. Most steps run tests of the
 test suite. The script sets ``CREPE_DIST_TEST_GPU=real``, which makes these tests run on the GPUs of this host. With
@@ -35,6 +34,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ import numpy as np
 from commands import TRAIN, call
 
 from crepe_dist import command_runner, hardware, network_registry
+from crepe_dist.commands.doctor import default_network
 from crepe_dist.cuda import compiler, driver, gpu, nccl
 from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.dataset import open_dataset
@@ -61,15 +62,13 @@ from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, ModelOptions, Opti
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-try:
-    from tests.helpers import cuda_emulator
-    from tests.helpers.engines import TrainingStep, initial
-except ImportError as error:
-    sys.exit(f"error: {error}\n  do:  uv sync --inexact --group dev --extra gpus")
+from tests.helpers import cuda_emulator  # noqa: E402  # These modules do not import pytest.
+from tests.helpers.engines import TrainingStep, initial  # noqa: E402
 
 CREPE = (sys.executable, "-m", "crepe_dist")
 FLOAT32, AUTO = "float32", "auto"
 EMULATED_DOCUMENTS = {"crepe": 64, "paper": 8}  # documents of a step whose operations the emulator counts
+EMULATOR_HINT = "or try this script on an emulated GPU: --emulator"
 LONG, SHORT = "long", "short"  # data sets: texts of up to 1,014 characters; texts of the sample, up to 192 characters
 Row = dict[str, Any]
 Rows = Iterator[Row]
@@ -140,10 +139,24 @@ def describe(bench: Bench) -> Rows:
     yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.version()}
     gpus = range(driver.gpu_count())
     for number in gpus:
-        capability, location = driver.compute_capability(number), driver.gpu_location(number)
+        capability, name = driver.compute_capability(number), driver.gpu_name(number)
         compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
-        sliced = sum(driver.gpu_location(other) == location for other in gpus) > 1
-        yield {"GPU": number, "name": driver.gpu_name(number), "compiled for": compiled, "slice (MIG)": sliced}
+        # CUDA shows one slice to a process, so its name may be the only sign.
+        location = driver.gpu_location(number)
+        sliced = "MIG" in name or sum(driver.gpu_location(other) == location for other in gpus) > 1
+        options, shape = default_network()
+        backend = choose_backend(options, Device("gpu", number), shape)
+        create_engine(
+            shape, initial(shape).parameters, backend, device=Device("gpu", number)
+        )  # The kernels are loaded.
+        yield {"GPU": number, "name": name, "compiled for": compiled, "slice (MIG)": sliced, "computes": str(backend)}
+        if driver.attribute(number, driver.COMPUTE_MODE):
+            raise UserError(
+                f"GPU {number} admits only one process at a time (compute mode EXCLUSIVE_PROCESS)",
+                "some steps use a GPU from several processes",
+                "allow it as root (nvidia-smi -c DEFAULT), or run the other steps: "
+                "--only squares gradients 'equal bits' kernels predictions throughput",
+            )
     names = "driver_version,memory.total,mig.mode.current,compute_mode,ecc.mode.current,clocks.max.sm,pcie.link.gen.max"
     for query in (["topo", "-m"], [f"--query-gpu={names}", "--format=csv"]):
         if shutil.which("nvidia-smi"):
@@ -163,8 +176,11 @@ def run_tests(selection: str, sanitizer: Sequence[str] = (), markers: str = "") 
         RuntimeError: pytest failed for another reason, or found no tests.
         Skipped: all tests were skipped.
     """
+    if missing := [name for name in ("hypothesis", "pytest", "pytest_timeout") if not find_spec(name)]:
+        command = shlex.join(["uv", "run", "--group", "gpu-tests", *sys.argv])
+        raise Skipped(f"{', '.join(missing)} not installed: run `{command}`")
     files, _, names = selection.partition(":")
-    pytest = [sys.executable, "-m", "pytest", "-qx", "-n0", "--disable-warnings", f"--rootdir={ROOT}"]
+    pytest = [sys.executable, "-m", "pytest", "-qx", "-oaddopts=", "--disable-warnings", f"--rootdir={ROOT}"]
     with tempfile.TemporaryDirectory() as folder:
         report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / file) for file in files.split()]
         options = ["--timeout=1200", "-m", markers, "-k", names.strip(), f"--junit-xml={report}"]
@@ -191,7 +207,7 @@ def sanitize(bench: Bench) -> Rows:
     """Run tests of the kernels under each tool of compute-sanitizer."""
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
     if bench.emulated or sanitizer is None:
-        missing = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
+        missing = "compute-sanitizer is not installed: install NVIDIA's package cuda-sanitizer-12-8 or the CUDA toolkit"
         raise Skipped("the emulator itself checks for the same errors" if bench.emulated else missing)
     for tool in ("memcheck", "racecheck", "synccheck"):
         tests = f"{DRIVER} {ENGINE}: square or gradients_equal or same_rounding"
@@ -409,7 +425,8 @@ def run_step(step: Row, bench: Bench, save: Callable[[], None]) -> None:
         if isinstance(work, str) and not isinstance(error, TestFailure):
             explanation = "The tests of this step could not be run. No test failed."
         means = " ".join(explanation.split())
-        step |= {"outcome": "FAILED", "means": means, "error": f"{type(error).__name__}: {error}"}
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        step |= {"outcome": "FAILED", "means": means, "error": text}
     step["seconds"] = time.monotonic() - start
     save()
 
@@ -470,8 +487,8 @@ def main() -> None:
             os.environ[cuda_emulator.SWITCH] = "real"
         gpu_counts = Counter(driver.gpu_name(number) for number in range(driver.gpu_count()))
         if not gpu_counts:
-            remedy = "run `crepe doctor`, or try this script with --emulator"
-            raise driver.load_error() or driver.init_error() or UserError("no GPU was found", remedy=remedy)
+            error = driver.no_gpu_error()
+            raise UserError(error.what, error.why, error.remedy.replace(driver.FALLBACK_HINT, EMULATOR_HINT))
         gpus = ", ".join(f"{count} × {name}" for name, count in gpu_counts.items())
         gpus += " (an emulator: its times say nothing about the speed of GPUs)" * options.emulator
         bench = Bench(folder, options.emulator, **sizes)

@@ -23,7 +23,7 @@ import crepe_dist.train
 from crepe_dist import cli
 from crepe_dist import command_runner as commands
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.distributed.launch import import_mxnet
+from crepe_dist.distributed.launch import has_mxnet, import_mxnet
 from crepe_dist.errors import SIGNALS
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
@@ -67,8 +67,9 @@ def _threads_restored() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = threads
 
 
-with _threads_restored():
-    import_mxnet()
+if has_mxnet():
+    with _threads_restored():
+        import_mxnet()
 
 FEATURE_LEN = 123  # Document length of the test data, in characters: the smallest length of the paper's network.
 SLOW_SECONDS = 3600  # Time limit of a slow test that sets none.

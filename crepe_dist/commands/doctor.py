@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Optional
 
 from crepe_dist import extras, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.cuda.gpu import SHARED_GPU_HINT, Gpu
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.device import CPU, Device
@@ -33,6 +34,8 @@ from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
 INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
+GPU_TESTS = Path(__file__).parents[2] / "benchmarks" / "gpu.py"  # Only in a clone of the repository.
+GPU_TESTS_COMMAND = "uv run --group gpu-tests benchmarks/gpu.py, and attach gpu.md and gpu.json to an issue"
 NOT_USED = "not used"  # Part of the message about a GPU that cannot compute the default network.
 # Time limit of a subprocess. It allows for imports from a slow disk, and for compiling the kernels on a GPU.
 TIMEOUT_SECONDS = 120.0
@@ -170,18 +173,27 @@ def check_gpus() -> Iterator[Check]:
     error = driver.init_error()
     shows = f"for CUDA {driver.dotted(version)}" + (f"; {error.what}: {error.why}" if error else "")
     yield Check("NVIDIA driver", shows, *(("note", error.remedy) if error else ()))
+    if not error and not driver.gpu_count():
+        error = driver.no_gpu_error()
+        yield Check("GPU", f"none: {error.why}", "note", error.remedy)
     for gpu in range(driver.gpu_count()):
         shows = f"{driver.gpu_name(gpu)}, compute capability {driver.dotted(driver.compute_capability(gpu))}"
         try:
-            yield Check(f"GPU {gpu}", f"{shows}; {default_backend(Device('gpu', gpu))}")
+            backend = default_backend(Device("gpu", gpu))
+            free, total = Gpu(gpu).memory()
         except UserError as error:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
+        else:
+            shows = f"{shows}; {backend}; {size(free)} of {size(total)} free"
+            yield Check(f"GPU {gpu}", shows, *(("note", SHARED_GPU_HINT) if free < total // 2 else ()))
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
     if driver.gpu_count() > 1 and not nccl.version():
         what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower than NCCL"
         yield Check("CUDA kernels", what, "note", extras.install_command("gpus"))
     else:
         yield Check("CUDA kernels", own)
+    if driver.gpu_count() and GPU_TESTS.exists():
+        yield Check("CUDA tests", f"have run on no GPU yet; {GPU_TESTS.name} writes a table", remedy=GPU_TESTS_COMMAND)
 
 
 def check_horovod() -> Check:

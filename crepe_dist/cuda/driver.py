@@ -8,6 +8,7 @@ for programs that were compiled before CUDA 3.2 or 4.0.
 from __future__ import annotations
 
 import ctypes
+import os
 import uuid
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from functools import cache
@@ -33,8 +34,8 @@ ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
         "another process has exclusive use of the GPU (compute mode EXCLUSIVE_PROCESS), or the GPU has failed",
-        "end the other process (nvidia-smi shows it), or allow multiple processes: nvidia-smi -c DEFAULT, "
-        f"{FALLBACK_HINT}",
+        "end the other process (nvidia-smi shows it), choose another GPU (CUDA_VISIBLE_DEVICES=1), or allow multiple "
+        f"processes: nvidia-smi -c DEFAULT, {FALLBACK_HINT}",
     ),
     NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {FALLBACK_HINT}"),
     **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # Errors of machine code, PTX, and the driver's PTX compiler.
@@ -90,7 +91,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, _HANDLE, _HANDLE),
 }
 # CUdevice_attribute
-COMPUTE_CAPABILITY = (75, 76)  # COMPUTE_CAPABILITY_MAJOR, _MINOR
+COMPUTE_MODE = 20  # CUcomputemode: 0 if any number of processes may use the GPU.
+COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
 @cache
@@ -127,6 +129,21 @@ def init_error() -> UserError | None:
     """
     code = NO_DEVICE if load_error() else function("cuInit")(0)
     return None if code in (0, NO_DEVICE) else call_error("the NVIDIA driver does not start", "cuInit", code)
+
+
+def no_gpu_error() -> UserError:
+    """Return an error that says why this process sees no GPU."""
+    what, visible = "no GPU was found", os.environ.get("CUDA_VISIBLE_DEVICES")
+    if cause := load_error() or init_error():
+        return UserError(what, f"{cause.what}: {cause.why}", cause.remedy, code=cause.code)
+    if visible is None:
+        return UserError(what, *ERROR_HELP[NO_DEVICE])
+    return UserError(
+        what,
+        f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine" if visible else "CUDA_VISIBLE_DEVICES is empty",
+        "request a GPU from the scheduler (Slurm: --gpus-per-task=1), or set CUDA_VISIBLE_DEVICES to numbers or UUIDs "
+        f"that nvidia-smi -L prints, {FALLBACK_HINT}",
+    )
 
 
 def call_error(what: str, name: str, code: int) -> UserError:
@@ -177,10 +194,13 @@ def gpu_count() -> int:
 
 def compute_capability(gpu: int) -> tuple[int, int]:
     """Return the compute capability of a GPU as (major, minor), or (0, 0) without a driver."""
-    major, minor = c_int(), c_int()
-    for number, attribute in zip((major, minor), COMPUTE_CAPABILITY):
-        _ask_gpu(gpu, "cuDeviceGetAttribute", number, attribute)
-    return major.value, minor.value
+    return attribute(gpu, COMPUTE_CAPABILITY_MAJOR), attribute(gpu, COMPUTE_CAPABILITY_MINOR)
+
+
+def attribute(gpu: int, number: int) -> int:
+    """Return an attribute (CUdevice_attribute) of a GPU, or 0 without a driver."""
+    value = c_int()
+    return value.value if _ask_gpu(gpu, "cuDeviceGetAttribute", value, number) else 0
 
 
 def gpu_name(gpu: int) -> str:

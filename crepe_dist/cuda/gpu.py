@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.cuda import driver
+from crepe_dist.errors import ExitCode, UserError
 
 STAGED_BYTES = 1 << 23  # Size, in bytes, of the pinned host buffer through which arrays are copied to the GPU.
 LOST_PEER_SECONDS = (
@@ -29,6 +30,7 @@ HANG_SECONDS = 5.0  # A kernel that runs longer than this number of seconds is c
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+SHARED_GPU_HINT = "nvidia-smi lists the processes that use the GPU"
 
 _thread = threading.local()  # Its attribute ``context`` is the current CUDA context of the thread.
 
@@ -54,7 +56,7 @@ class Gpu:
         check: Function that raises ``PeerLostError`` if a peer process is lost. The NCCL communicator sets it.
 
     Raises:
-        UserError: The GPU does not exist, or its driver is too old.
+        UserError: The GPU does not exist, its driver is too old, or other processes use all of its memory.
     """
 
     def __init__(self, number: int) -> None:
@@ -69,9 +71,13 @@ class Gpu:
         self.name = driver.gpu_name(number)
         self.capability = driver.compute_capability(number)
         self._context = c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
-        self.call("cuStreamCreate", self.stream, NON_BLOCKING)
+        try:
+            self._call("cuDevicePrimaryCtxRetain", self._context, device)
+            self.call("cuStreamCreate", self.stream, NON_BLOCKING)
+        except MemoryError as error:
+            why, remedy = "other processes use its memory", f"{SHARED_GPU_HINT}; end them, or use another GPU"
+            raise UserError(str(error), why, f"{remedy}, {driver.FALLBACK_HINT}", code=ExitCode.FAILURE) from None
         self._lost = threading.Event()  # A finalizer sets this event if it detects an error or a hang.
         self._locked: list[c_void_p] = []
         held = self._context, self.stream, device, self._locked, self._lost
@@ -81,6 +87,8 @@ class Gpu:
         # arrived on the GPU.
         self._given = self._copied = 0
         self._lock = threading.Lock()
+        free, total = self.memory()
+        self._used_before = total - free  # Includes the memory of the context, a few hundred MB.
 
     def memory(self) -> tuple[int, int]:
         """Return the free and the total memory of the GPU, in bytes."""
@@ -99,7 +107,9 @@ class Gpu:
             self.call("cuMemAlloc_v2", address, max(size, 1))
         except MemoryError as error:
             free, total = self.memory()
-            raise MemoryError(f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free") from None
+            wanted = f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free"
+            shared = f", {self._used_before:,} were used before this process began; {SHARED_GPU_HINT}"
+            raise MemoryError(wanted + shared * (self._used_before > total // 4)) from None
         memory = DeviceBuffer(self, address.value, size)
         weakref.finalize(memory, _give_back, self, "cuMemFree_v2", address.value, os.getpid()).atexit = False
         memory.clear()

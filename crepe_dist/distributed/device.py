@@ -67,9 +67,7 @@ def _usable_gpus(device: str, check: GpuCheck) -> dict[str, Device]:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.gpu_count())]
     if device == "gpu" and not gpus:
-        why, remedy = driver.ERROR_HELP[driver.NO_DEVICE]
-        cause = driver.load_error() or driver.init_error() or UserError(why, remedy=remedy)
-        raise UserError("no GPU was found", f"{cause.what}: {cause.why}".rstrip(": "), cause.remedy)
+        raise driver.no_gpu_error()
     usable, errors = {}, []
     for gpu in gpus:
         try:

@@ -36,7 +36,7 @@ def oom_as_user_error(batch_size: int, processes: int) -> Iterator[None]:
             raise
         raise UserError(
             f"out of memory with {option} {batch_size}, which is up to {shard_size} documents for this process",
-            str(error).strip().splitlines()[-1][:200] if str(error) else "",
+            str(error).strip().splitlines()[-1][:300] if str(error) else "",
             f"try {option} {batch_size // 2}, a smaller network, or more processes on more hosts"
             if shard_size > 1
             else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",

@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from crepe_dist import extras
 from crepe_dist.cuda import driver, nccl
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.parallel import cuda_optimizer
@@ -16,7 +17,8 @@ from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 from tests.helpers.programs import program
 
-pytestmark = needs("g++")
+NO_NCCL = f"NCCL is not installed: {extras.install_command('gpus')}"
+pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real() and not nccl.version(), reason=NO_NCCL)]
 GONE = "gone: a peer of this host is gone"
 
 

@@ -14,11 +14,12 @@ import pytest
 import crepe_dist
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import mxnet_cuda
+from crepe_dist.distributed.launch import has_mxnet
 from tests.conftest import PAPER, QUICK, command, losses, run, train
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
-pytestmark = [needs("g++"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [needs("g++", others=[] if has_mxnet() else ["MXNet"]), pytest.mark.usefixtures("one_thread")]
 CONTEXTS = Path(__file__).with_name("site")
 TRAIN = (*QUICK, *PAPER, "--kernels=mxnet", "--epochs=1", "--precision=float32", "--logging.report=true")
 PRINT_LIBRARIES = Path(__file__).with_name("print_libraries.py")

@@ -4,17 +4,21 @@ They have NVIDIA's names. A process finds them through ``environment``, this one
 variable ``SWITCH``, both leave the machine's own in place, and a test that only a stand-in can answer is skipped.
 
 Environment of the driver:
-    DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown.
+    DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown,
+        by numbers or by UUIDs.
     DRIVER_CAPABILITY: compute capability (8.8). One that NVRTC does not know, so that it makes PTX.
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
+    DRIVER_TAKEN: bytes of it that another process uses (0).
+    DRIVER_COMPUTE_MODE: compute mode of the GPUs (0: any number of processes; 3: one process).
     DRIVER_FAILS: result of cuInit.
-    DRIVER_SLICES: the GPUs are slices of one, which NCCL refuses.
+    DRIVER_SLICES: the GPUs are slices of one (MIG), which NCCL refuses.
     DRIVER_MACHINE: name of the machine. The UUID of a GPU is made from this name and the number of the GPU.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_COUNTS: ``emulatorCounts`` tells the bytes and sectors of a GPU's memory that the kernels touched, too.
     EMULATOR_RACES: races in a GPU's memory end a launch, too, which then takes four times as long.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).
+    EMULATOR_NCCL_FAILS: result of the start of a communicator, such as 2: no space in /dev/shm.
     EMULATOR_NCCL_STUCK: NCCL never ends a communicator.
     EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone; its kernel waits for ever (0) or fails with this code,
         or NCCL itself does (a negative one).
@@ -27,12 +31,12 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import pytest
+from unittest import mock
 
 from crepe_dist.cuda import driver, nccl
 
@@ -80,11 +84,15 @@ def is_real() -> bool:
 def only_stand_ins(*answers: str) -> None:
     """Skip the test on real GPUs, because only a stand-in can give these answers."""
     if is_real():
+        import pytest  # Not at the top, because benchmarks/gpu.py uses this module without pytest, too.
+
         pytest.skip(f"only a stand-in can be told {', '.join(answers)}")
 
 
 def _need_gpus(wanted: int) -> None:
     """Fail the test if the machine has no driver. Skip the test if the machine has fewer GPUs than ``wanted``."""
+    import pytest
+
     if error := driver.load_error():
         pytest.fail(f"{SWITCH} is real, but {error.what}: {error.why}", pytrace=False)
     if (found := driver.gpu_count()) < wanted:
@@ -116,9 +124,7 @@ def _answers(folder: Path) -> dict[str, str]:
 @contextmanager
 def for_processes(*folders: Path, **told: object) -> Iterator[None]:
     """Make processes that are started within the block use the stand-ins. See ``environment``."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(*folders, **told).items():
-            patch.setenv(name, value)
+    with mock.patch.dict(os.environ, environment(*folders, **told)):
         yield
 
 
@@ -135,8 +141,6 @@ def used(**told: object) -> Iterator[None]:
     folder = build()
     for library in LIBRARIES:
         ctypes.CDLL(str(folder / library))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder / "site"))
-        for name, value in {**_answers(folder), **told}.items():
-            patch.setenv(name, str(value))
+    answers = {name: str(value) for name, value in {**_answers(folder), **told}.items()}
+    with mock.patch.dict(os.environ, answers), mock.patch.object(sys, "path", [str(folder / "site"), *sys.path]):
         yield

@@ -26,17 +26,38 @@ static const char *told(const char *name, const char *otherwise) {
   const char *value = getenv(name);
   return value ? value : otherwise;
 }
+// The UUID of a GPU of the machine: its name, and the number of the GPU.
+static void uuid(unsigned char bytes[16], int number) {
+  memset(bytes, 0, 16);
+  snprintf(reinterpret_cast<char *>(bytes), 12, "%s", told("DRIVER_MACHINE", "machine"));
+  bytes[15] = static_cast<unsigned char>(number);
+}
+// The GPU of the machine that an entry of CUDA_VISIBLE_DEVICES names: its number, or its UUID or the start of it.
+static int named(const std::string &entry, int all) {
+  const bool is_uuid = entry.compare(0, 4, getenv("DRIVER_SLICES") ? "MIG-" : "GPU-") == 0 && entry.size() > 4;
+  for (int number = 0; number < all; ++number) {
+    unsigned char bytes[16];
+    char text[37], *end = text;
+    uuid(bytes, number);
+    for (int byte = 0; byte < 16; ++byte) end += sprintf(end, "-%02x" + !(byte > 3 && byte < 11 && byte % 2 == 0), bytes[byte]);
+    if (is_uuid ? std::string(text).compare(0, entry.size() - 4, entry, 4) == 0 : entry == std::to_string(number)) return number;
+  }
+  return -1;
+}
 static int seen(int *number, int wanted) {
   const char *shown = getenv("CUDA_VISIBLE_DEVICES");
-  int all = atoi(told("DRIVER_GPUS", "0")), count = 0, read = 0, each = 0;
+  int all = atoi(told("DRIVER_GPUS", "0")), count = 0;
   if (!shown) {
     *number = wanted;
     return all;
   }
-  for (; sscanf(shown, "%d%n", &each, &read) == 1 && each < all; shown += read + (shown[read] == ',')) {
+  for (std::string entry;; shown += entry.size() + 1) {  // CUDA ignores all entries after the first that is wrong.
+    entry.assign(shown, strcspn(shown, ","));
+    int each = named(entry, all);
+    if (each < 0) return count;
     if (count++ == wanted) *number = each;
+    if (!shown[entry.size()]) return count;
   }
-  return count;
 }
 static int is_device(int device) {
   int number;
@@ -70,7 +91,7 @@ API int cuDeviceGet(int *device, int number) {
   return is_device(number) ? 0 : 101;
 }
 API int cuDeviceGetName(char *text, int size, int device) {
-  snprintf(text, static_cast<size_t>(size), "GPU of a test");
+  snprintf(text, static_cast<size_t>(size), getenv("DRIVER_SLICES") ? "GPU of a test MIG 1g.5gb" : "GPU of a test");
   return is_device(device) ? 0 : 101;
 }
 API int cuDeviceGetPCIBusId(char *text, int size, int device) {
@@ -82,9 +103,7 @@ API int cuDeviceGetPCIBusId(char *text, int size, int device) {
 API int cuDeviceGetUuid_v2(char *bytes, int device) {
   int number = 0;
   seen(&number, device);
-  memset(bytes, 0, 16);
-  snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
-  bytes[15] = static_cast<char>(number);
+  uuid(reinterpret_cast<unsigned char *>(bytes), number);
   return 0;
 }
 API int cuDeviceGetAttribute(int *value, int attribute, int device) {
@@ -93,6 +112,7 @@ API int cuDeviceGetAttribute(int *value, int attribute, int device) {
   switch (attribute) {
     case 75: *value = major; break; /* COMPUTE_CAPABILITY_MAJOR */
     case 76: *value = minor; break; /* COMPUTE_CAPABILITY_MINOR */
+    case 20: *value = atoi(told("DRIVER_COMPUTE_MODE", "0")); break;
     default: *value = -1;
   }
   return is_device(device) ? 0 : 101;
@@ -348,7 +368,8 @@ API int cuCtxSetCurrent(Context *context) {
 API int cuMemGetInfo_v2(size_t *left, size_t *all) {
   if (int code = check_context("cuMemGetInfo_v2")) return code;
   std::lock_guard<std::recursive_mutex> lock(guard);
-  *all = *left = all_memory();
+  *all = all_memory();
+  *left = *all - strtoull(told("DRIVER_TAKEN", "0"), nullptr, 10);
   for (auto &each : allocations) {
     if (each.second.device == current->device) *left -= (each.second.size + UNIT - 1) / UNIT * UNIT;
   }

@@ -176,6 +176,7 @@ API int ncclCommInitRankConfig(Communicator **made, int size, Id id, int rank, c
   if (size < 1 || size > MOST_RANKS || rank < 0 || rank >= size) return failed(INVALID_ARGUMENT, "no such rank");
   if (!config || config->magic != 0xCAFEBEEF || config->size < sizeof(Config) - 4) return failed(INVALID_ARGUMENT, "the configuration");
   if (getenv("DRIVER_SLICES") && size > 1) return failed(INVALID_USAGE, "Duplicate GPU detected");
+  if (const char *code = getenv("EMULATOR_NCCL_FAILS")) return failed(atoi(code), "as told");
   if (config->blocking) return failed(INVALID_ARGUMENT, "only communicators that do not block are emulated");
   Communicator *communicator = new Communicator;
   communicator->shared = static_cast<Shared *>(map(id.process, id.file, sizeof(Shared)));

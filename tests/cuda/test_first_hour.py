@@ -1,0 +1,76 @@
+"""What the first user of a machine with GPUs reads: `crepe doctor` and `benchmarks/gpu.py`, on emulated GPUs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import command, run
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+
+pytestmark = needs("g++")
+KIT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+FULL = 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("told", "shown", "remedy"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, "none: CUDA_VISIBLE_DEVICES is empty", "Slurm: --gpus-per-task=1"),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES=NoDevFiles names no GPU", "nvidia-smi -L"),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-6d"}, "CUDA_VISIBLE_DEVICES=MIG-6d names no GPU", "nvidia-smi -L"),
+        ({"DRIVER_GPUS": 0}, "none: the driver finds no GPU", "check nvidia-smi"),
+        ({"DRIVER_MEMORY": 2 * FULL, "DRIVER_TAKEN": FULL + 1}, " free", "nvidia-smi lists the processes"),
+        ({"DRIVER_GPUS": 2, "EMULATOR_NCCL_VERSION": 0}, "without NCCL, gradients of several GPUs", "gpus"),
+        ({"EMULATOR_FAILS": "cuDevicePrimaryCtxRetain=2"}, "other processes use its memory", "end them"),
+        ({"EMULATOR_FAILS": "cuDevicePrimaryCtxRetain=46"}, "exclusive use of the GPU", "nvidia-smi -c DEFAULT"),
+    ],
+)
+def test_the_doctor_says_why_a_gpu_is_not_used(told, shown, remedy, tmp_path):
+    with cuda_emulator.for_processes(**told):
+        printed = run(command("doctor", "--quick"), tmp_path)
+    lines = printed.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if shown in line and line.startswith("note")]
+    assert remedy in lines[at + 1], printed
+
+
+def test_a_gpu_of_the_scheduler_is_the_only_one(tmp_path):
+    with cuda_emulator.for_processes(DRIVER_GPUS=4, CUDA_VISIBLE_DEVICES="2"):
+        printed = run(command("doctor", "--quick"), tmp_path)
+    assert "GPU 0 " in printed
+    assert "GPU 1 " not in printed
+    assert "benchmarks/gpu.py" in printed
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ({"EMULATOR_FAILS": "cuModuleLoadData=222"}, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222)"),
+        ({"DRIVER_COMPUTE_MODE": 3}, "GPU 0 admits only one process at a time"),
+        ({"DRIVER_VERSION": 11080}, "the NVIDIA driver is too old"),
+    ],
+)
+def test_the_kit_ends_with_a_sentence(told, error, tmp_path, monkeypatch):
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    printed = run([sys.executable, str(KIT), "--emulator", "--only", "machine", "squares"], tmp_path, code=1)
+    first, second = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert (first["outcome"], second["outcome"]) == ("FAILED", "not run")
+    assert error in first["error"]
+    assert "Traceback" not in printed
+    assert error in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_gpu_full_of_other_processes_is_named_when_memory_runs_out():
+    with cuda_emulator.for_processes(DRIVER_MEMORY=2 * FULL, DRIVER_TAKEN=FULL):
+        words = [
+            sys.executable,
+            "-c",
+            "from crepe_dist.cuda.gpu import Gpu\ntry: Gpu(0).allocate(2**41)\nexcept MemoryError as e: print(e)",
+        ]
+        printed = run(words, Path.cwd())
+    assert f"{FULL:,} were used before this process began; nvidia-smi lists the processes" in printed
