@@ -61,8 +61,6 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Replace the functions in which the fault may occur. Imports NumPy."""
-    from crepe_dist.files.atomic_write import write_text
-    from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, resume_state
     from crepe_dist.training import state_saver
     from crepe_dist.training.context import TrainContext
@@ -125,6 +123,11 @@ def arm(fault: Fault) -> None:
         return write(*arguments)
 
     checkpoint.write_checkpoint = writing  # type: ignore[assignment]
+
+    if fault.plan()["phase"] != "report":
+        return  # Reports need libraries of an extra.
+    from crepe_dist.files.atomic_write import write_text
+    from crepe_dist.reports import run_page
 
     def reporting(path: Path, text: str, **options: bool) -> None:
         fault.signal("report", done[0])
