@@ -3,7 +3,7 @@
 
     uv run --group gpu-tests benchmarks/gpu.py                # stops at the first failed step and explains it
     uv run --group gpu-tests benchmarks/gpu.py --only squares gradients
-    uv run --group gpu-tests --with torch benchmarks/gpu.py   # PyTorch's times beside those of this package
+    uv run --group gpu-tests --with torch benchmarks/gpu.py   # also measures PyTorch
     uv run --group gpu-tests benchmarks/gpu.py --emulator     # without a GPU, with small sizes
 
 Each step relies only on earlier steps, so the first failure shows where the problem is. Most steps run tests of the
@@ -144,11 +144,9 @@ def describe(bench: Bench) -> Rows:
         # CUDA shows one slice to a process, so its name may be the only sign.
         location = driver.gpu_location(number)
         sliced = "MIG" in name or sum(driver.gpu_location(other) == location for other in gpus) > 1
-        options, shape = default_network()
-        backend = choose_backend(options, Device("gpu", number), shape)
-        create_engine(
-            shape, initial(shape).parameters, backend, device=Device("gpu", number)
-        )  # The kernels are loaded.
+        (options, shape), device = default_network(), Device("gpu", number)
+        backend = choose_backend(options, device, shape)
+        create_engine(shape, initial(shape).parameters, backend, device=device)  # Loads the kernels.
         yield {"GPU": number, "name": name, "compiled for": compiled, "slice (MIG)": sliced, "computes": str(backend)}
         if driver.attribute(number, driver.COMPUTE_MODE):
             raise UserError(
@@ -169,7 +167,7 @@ def run_tests(selection: str, sanitizer: Sequence[str] = (), markers: str = "") 
     Args:
         selection: test files, separated by spaces. A colon and an expression for pytest's ``-k`` may follow.
         sanitizer: command of compute-sanitizer, with its flags, that runs pytest.
-        markers: expression for pytest's ``-m``. By default, tests marked as slow are run, too.
+        markers: expression for pytest's ``-m``. By default, all tests are selected, including slow ones.
 
     Raises:
         TestFailure: a test failed, or compute-sanitizer reported an error.

@@ -1,4 +1,4 @@
-"""What trackers of experiments (``train --track``) have in common: the values that they record, and their failures."""
+"""Base class of the trackers of experiments (``train --track``): the recorded values, and the warning for a failure."""
 
 from __future__ import annotations
 

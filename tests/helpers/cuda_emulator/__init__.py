@@ -4,8 +4,8 @@ They have NVIDIA's names. A process finds them through ``environment``, this one
 variable ``SWITCH``, both leave the machine's own in place, and a test that only a stand-in can answer is skipped.
 
 Environment of the driver:
-    DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown,
-        by numbers or by UUIDs.
+    DRIVER_GPUS: number of GPUs of the machine. The default is 0, and 1 with the functions below. A process sees the
+        GPUs in CUDA_VISIBLE_DEVICES, which are given by number or by UUID.
     DRIVER_CAPABILITY: compute capability (8.8). One that NVRTC does not know, so that it makes PTX.
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
@@ -84,7 +84,7 @@ def is_real() -> bool:
 def only_stand_ins(*answers: str) -> None:
     """Skip the test on real GPUs, because only a stand-in can give these answers."""
     if is_real():
-        import pytest  # Not at the top, because benchmarks/gpu.py uses this module without pytest, too.
+        import pytest  # Imported here, because benchmarks/gpu.py also uses this module where pytest is not installed.
 
         pytest.skip(f"only a stand-in can be told {', '.join(answers)}")
 
