@@ -6,10 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+# `crepe` or `python -m crepe_dist`: how the user started the supervisor of this process.
+PROGRAM_ENV = "CREPE_DIST_PROGRAM"
+
 
 def program_name(command: str) -> str:
-    """Return a command line in the form that started this process: `crepe …` or `python -m crepe_dist …`."""
-    return f"{'crepe' if Path(sys.argv[0]).name == 'crepe' else 'python -m crepe_dist'} {command}"
+    """Return a command line in the form that the user typed: `crepe …` or `python -m crepe_dist …`."""
+    started_as = "crepe" if Path(sys.argv[0]).name == "crepe" else "python -m crepe_dist"
+    return f"{os.environ.get(PROGRAM_ENV, started_as)} {command}"
 
 
 def uv_prefix() -> str:

@@ -152,6 +152,7 @@ class Supervise(Command):
         from crepe_dist.elastic.driver import ElasticDriver
 
         rank, size = self._read_node()
+        os.environ[invocation.PROGRAM_ENV] = invocation.program_name("").rstrip()  # Rank 0 prints commands to type.
         with SignalHandler() as control:
             cluster = Cluster()
             if size > 1:

@@ -6,13 +6,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from crepe_dist import invocation
 from crepe_dist.distributed.job_end import explain_horovodrun_exit
+from crepe_dist.train import Supervise
 from tests.chaos import harness
 from tests.helpers.programs import program
 
@@ -191,3 +194,13 @@ def test_a_failed_job_of_horovodrun_is_explained(code, said):
     lines = explain_horovodrun_exit(failed, job).splitlines()
     assert lines[0].startswith(said)
     assert (lines[-1].strip() == "horovodrun -np 2 python -m crepe_dist.train --data 'my data'") == (code != 1)
+
+
+def test_the_processes_print_commands_as_the_user_types_them(monkeypatch, tmp_path):
+    monkeypatch.setenv(invocation.PROGRAM_ENV, "")  # monkeypatch then removes what the supervisor sets.
+    monkeypatch.delenv(invocation.PROGRAM_ENV)
+    monkeypatch.setattr(sys, "argv", ["/env/bin/crepe", "supervise"])
+    note = tmp_path / "note"
+    code = f"from crepe_dist import invocation; open({str(note)!r}, 'w').write(invocation.program_name('use'))"
+    Supervise(processes=1, worker=["-c", code]).run()
+    assert note.read_text() == "crepe use"
