@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crepe_dist import network_registry
@@ -13,7 +13,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.batch_schedule import BatchSchedule
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, max_shard_size, training_order
-from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.process_group import ProcessGroup, Stopwatch
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.engines.engine import Engine
@@ -68,6 +68,7 @@ class TrainContext:
         run_dir: Directory of the network: the run's directory, or the subdirectory ``supervised/`` or ``refit/``.
         metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
         job: Objects that are shared with the other networks of the job.
+        loading: Stopwatch of the time that this rank waits for batches.
     """
 
     config: Config
@@ -79,6 +80,7 @@ class TrainContext:
     run_dir: RunDir
     metrics: MetricsLogger
     job: JobContext
+    loading: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
     def create(
@@ -128,7 +130,7 @@ class TrainContext:
         schedule, group = batch_schedule(self.config), self.group
         order = training_order(train, seed, epoch, schedule)
         ranges = schedule.ranges(len(train), epoch, self.progress.documents)
-        batches = DataLoader(train, order, ranges, group.rank, group.size, self.engine.reduction_group)
+        batches = DataLoader(train, order, ranges, group.rank, group.size, self.engine.reduction_group, self.loading)
         for step, batch in enumerate(batches, self.progress.step + 1):
             yield batch.for_step(step, seed)
 

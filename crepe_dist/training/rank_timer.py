@@ -29,8 +29,9 @@ class RankTimer(Callback):
     """Callback that measures this rank's steps, gathers the times of all ranks every few steps, and logs them.
 
     Each step has three parts. Exchange is the time in collectives and barriers, which is mostly the time that this rank
-    waits for the slowest rank. Data is the time between two steps. The rank waits for its next batch then. Compute
-    is the rest. The first step of a process is not counted, because it includes compilation.
+    waits for the slowest rank. Data is the time that the rank waits for its next batch, between two steps. Compute is
+    the rest of the step. Saves, and waits for them, are not counted, because only rank 0 saves. The first step of a
+    process is not counted, because it includes compilation.
     """
 
     def __init__(self, context: TrainContext) -> None:
@@ -40,24 +41,20 @@ class RankTimer(Callback):
         self._next_step = 0  # First step after which the times may be gathered. It is the same on every rank.
         self._has_stepped = False
         self._begin: float | None = None  # Start of the current step; ``None`` between steps.
-        self._end: float | None = None  # End of the previous step; ``None`` if data did not follow directly.
         self._waited = 0.0  # Value of the stopwatch at the start of the current step.
         self._reset()
 
     def on_epoch_begin(self) -> None:
         self._slow_ranks: set[int] = set()  # Ranks that were reported in this epoch.
-        self._end = time.perf_counter()
 
     def on_step_begin(self, batch: Batch) -> StepAction:
         self._begin, self._waited = time.perf_counter(), self._waiting.seconds
-        self._data += self._begin - (self._begin if self._end is None else self._end)
         return StepAction.CONTINUE
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
         self._end_step()
         if self._interval and result.step >= self._next_step and result.step % self._interval == 0:
             self._log()
-        self._end = time.perf_counter()
 
     def on_save(self) -> None:
         self._end_step()  # Saving is not part of the step.
@@ -68,7 +65,8 @@ class RankTimer(Callback):
 
     def _reset(self) -> None:
         self._num_steps = 0
-        self._compute = self._data = self._exchange = 0.0
+        self._compute = self._exchange = 0.0
+        self._loaded = self._context.loading.seconds  # Value of the stopwatch at the start of the interval.
 
     def _end_step(self) -> None:
         if self._begin is None:
@@ -87,7 +85,8 @@ class RankTimer(Callback):
         num_steps, group, progress = self._num_steps, self._context.group, self._context.progress
         if num_steps == 0:
             return
-        milliseconds = [1000 * seconds / num_steps for seconds in (self._compute, self._data, self._exchange)]
+        data = self._context.loading.seconds - self._loaded
+        milliseconds = [1000 * seconds / num_steps for seconds in (self._compute, data, self._exchange)]
         self._reset()
         own = [*(round(value, 3) for value in milliseconds), hardware.resident_memory()]
         rows = group.all_gather_json(own, "times of the ranks")

@@ -44,6 +44,7 @@ class Fake:
         self.waiting = Stopwatch()
         self.others = others
         self.context: Any = SimpleNamespace(
+            loading=Stopwatch(),
             config=SimpleNamespace(logging=SimpleNamespace(rank_times_steps=interval)),
             group=SimpleNamespace(
                 waiting=self.waiting,
@@ -65,7 +66,9 @@ def test_the_parts_of_a_step_are_told_apart(sleep):
     timer = RankTimer(fake.context)
     timer.on_epoch_begin()
     for step in range(1, 4):
-        sleep(0.03)  # Data.
+        with fake.context.loading:
+            sleep(0.03)
+        sleep(0.5)  # Before a step, another callback waits for a save. This is not counted.
         timer.on_step_begin(BATCH)
         sleep(0.2 if step == 1 else 0.01)  # The first step is not counted.
         with fake.waiting:
