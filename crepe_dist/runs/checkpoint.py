@@ -109,8 +109,10 @@ def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mappi
         write_checkpoint(run_dir, arrays, metadata, scores)
     except OSError as error:
         what = f"the checkpoint of epoch {metadata['epoch']} cannot be written"
-        remedy = "free some disk space; the same command resumes from the newest saved state (omit --fresh)"
-        raise UserError(what, str(error), remedy) from error
+        resumes = "resumes from the newest saved state (omit --fresh)"
+        if not any(run_dir.rglob("state/step_*")):  # A refit has its states in a subfolder.
+            resumes = "starts again from the beginning, because no state was saved"
+        raise UserError(what, str(error), f"free some disk space; the same command {resumes}") from error
 
 
 def build_metadata(

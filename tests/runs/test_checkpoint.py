@@ -22,8 +22,11 @@ def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_p
     failing = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
     with monkeypatch.context() as full:
         full.setattr(checkpoint, "write_json", failing)
-        with pytest.raises(UserError, match="cannot be written"):
-            checkpoint.save_checkpoint(tmp_path, arrays, about, {})
+        for state, remedy in (("", "starts again from the beginning"), ("state/step_00000001_0000", "resumes from")):
+            (tmp_path / state).mkdir(parents=True, exist_ok=True)
+            with pytest.raises(UserError, match="cannot be written") as error:
+                checkpoint.save_checkpoint(tmp_path, arrays, about, {})
+            assert f"the same command {remedy}" in error.value.remedy
     assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
     written = checkpoint.write_checkpoint(tmp_path, arrays, about)
     monkeypatch.setattr(checkpoint, "write_json", failing)
