@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
         STOPPED: Stopped on request (SIGTERM). If a run had started, its state has been saved, and the same command
             resumes the run.
         HUNG: Stopped by the watchdog because there was no progress.
+        HOST_ERROR: Error on some hosts only, which the user must fix. The same command may succeed on other hosts.
     """
 
     DONE = 0
@@ -31,6 +32,7 @@ class ExitCode(enum.IntEnum):
     FAILURE = 70
     STOPPED = 75
     HUNG = 76
+    HOST_ERROR = 78
     INTERRUPTED = 130
 
 

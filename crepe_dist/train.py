@@ -103,8 +103,8 @@ class Supervise(Command):
       SIGTERM or Ctrl-C, they save their state and stop. Run the same command again to resume. See
       docs/how-to/many-hosts.md.
 
-      exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; otherwise the
-      exit code of the failed process
+      exit codes: 0 done; 1 error in flags, data or installation; 78 such an error on some hosts only; 75 stopped and
+      saved; 130 interrupted; otherwise the exit code of the failed process
       """
 
     processes: int = setting(1, "Number of processes of each node.", int_range(1, 1024), "-np")

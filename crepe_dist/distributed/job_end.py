@@ -30,7 +30,7 @@ def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
         raise error
     rank, code = match[1], int(match[2])
     resume_command = shlex.join([Path(command[0]).name, *(word for word in command[1:] if word != "--fresh")])
-    if code == ExitCode.ERROR:
+    if code in (ExitCode.ERROR, ExitCode.HOST_ERROR):
         return f"error: rank {rank} could not continue; its message above says what to do"
     cause = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
     if code == SSH_ERROR:

@@ -196,7 +196,7 @@ class ProcessGroup:
 
         Raises:
             UserError: The same error on every rank, if ``fn`` raised ``UserError`` on any rank, or if the compared
-                values differ. If ``fn`` failed on some ranks only, the exit code says that the command may succeed.
+                values differ. If ``fn`` failed on some ranks only, ``HOST_ERROR`` replaces the exit code ``ERROR``.
         """
         result: list[T] = []
         report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "value": None}
@@ -212,7 +212,7 @@ class ProcessGroup:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
                 remedy = f"{mismatch_hint}; or {remedy}" if remedy else mismatch_hint
-                code = ExitCode.FAILURE  # The same command may succeed without these hosts.
+                code = ExitCode.HOST_ERROR if code == ExitCode.ERROR else code
             raise UserError(what, why, remedy, on_all_ranks=True, code=code)
         first = reports[0]
         for rank, report in enumerate(reports):

@@ -14,7 +14,7 @@ from crepe_dist.distributed.endpoint import ADDRESS_ENV, PORT_ENV, read_time_lim
 from crepe_dist.distributed.handshake import SECRET_ENV
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
 from crepe_dist.elastic.cluster import Cluster, NodeLostError, Slot
-from crepe_dist.elastic.exit_codes import ExitKind, classify_exit, command_exit_code, find_root_cause
+from crepe_dist.elastic.exit_codes import ExitKind, classify_exit, command_exit_code
 from crepe_dist.elastic.worker_group import WorkerGroup
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import pluralize
@@ -146,7 +146,7 @@ class ElasticDriver:
             UserError: Training has failed, and a restart cannot help, or no restart is left.
             StopRequested: The run was asked to stop, and its state is saved.
         """
-        rank, code = find_root_cause(group.exit_codes.items())
+        cause, code = group.find_root_cause()
         reason, is_stop_requested = classify_exit(code), self._had_failed is not None
         if reason is ExitKind.DONE:
             return True
@@ -156,10 +156,10 @@ class ElasticDriver:
             raise self.control.stop_exception(on_all_ranks=True)
         is_failure = reason is ExitKind.FAILED
         if reason in (ExitKind.MISTAKE, ExitKind.INTERRUPTED):
-            raise UserError(group.describe_end(rank), remedy="see the message above", code=command_exit_code(code))
+            raise UserError(cause, remedy="see the message above", code=command_exit_code(code))
         if is_stop_requested or (is_failure and self.restarts_left == 0):
             why = "the run had been asked to stop" if is_stop_requested else "no restart is left"
-            raise UserError(group.describe_end(rank), why, RESUME_HINT, code=command_exit_code(code))
+            raise UserError(cause, why, RESUME_HINT, code=command_exit_code(code))
         self.restarts_left -= is_failure
         # There is no delay after the first short group. After further short groups, it is 1, 2, 4 … up to 60 s.
         self._short_groups = self._short_groups + 1 if time.monotonic() - group.started_at < SHORT_GROUP_SECONDS else 0

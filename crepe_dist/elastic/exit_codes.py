@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import signal
-from collections.abc import Iterable
 
 from crepe_dist.errors import ExitCode
 from crepe_dist.formatting import describe_exit_code
@@ -18,6 +17,7 @@ EXIT_MEANINGS = {
     ExitCode.FAILURE: "a failure that may pass",
     ExitCode.STOPPED: "stopped on request",
     ExitCode.HUNG: "no progress",
+    ExitCode.HOST_ERROR: "an error on some hosts only",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
@@ -27,7 +27,8 @@ class ExitKind(enum.Enum):
 
     Attributes:
         DONE: The worker has finished training.
-        MISTAKE: The worker has failed with an error that the user must fix. After a restart, it would fail again.
+        MISTAKE: The worker has failed with an error that the user must fix. After a restart on the same hosts, it would
+            fail again.
         PREEMPTED: The worker was asked to stop. If its run had started, it has saved its state.
         INTERRUPTED: The user has pressed Ctrl-C.
         FAILED: The worker has failed in another way. A restart may succeed.
@@ -48,7 +49,7 @@ def classify_exit(code: int | None) -> ExitKind:
     """
     if code == ExitCode.DONE:
         return ExitKind.DONE
-    if code in (ExitCode.ERROR, USAGE_ERROR):
+    if code in (ExitCode.ERROR, ExitCode.HOST_ERROR, USAGE_ERROR):
         return ExitKind.MISTAKE
     # A worker that gets SIGTERM before it has installed its signal handlers exits with -SIGTERM.
     if code in (ExitCode.STOPPED, -signal.SIGTERM):
@@ -61,32 +62,8 @@ def command_exit_code(code: int | None) -> int:
     return int(ExitCode.FAILURE) if code is None else code if code >= 0 else 128 - code
 
 
-def describe_exit(code: int | None, hang: bool) -> str:
-    """Describe the exit of a worker as the predicate of a sentence.
-
-    Args:
-        code: Exit code; see ``classify_exit``.
-        hang: True if the driver or a watchdog may have killed the worker, to end a hang.
-    """
+def describe_exit(code: int | None) -> str:
+    """Describe an exit code, as in ``classify_exit``, as the predicate of a sentence."""
     if code is None:
         return "was lost with its node"
-    if code < 0:
-        guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
-        return describe_exit_code(code) + guess * (code == -signal.SIGKILL)
     return describe_exit_code(code) + (f" ({EXIT_MEANINGS[code]})" if code in EXIT_MEANINGS else "")
-
-
-def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
-    """Return the rank whose exit caused the exits of the other ranks, and its exit code.
-
-    A mistake of the user has priority, because a restart cannot fix it. A rank that merely lost its connection to
-    another rank is not the cause, unless there is no other candidate. If all ranks have finished, return
-    ``ExitCode.DONE``.
-
-    Args:
-        exits: Ranks and their exit codes, in the order of the exits.
-    """
-    failed = [(rank, code) for rank, code in exits if classify_exit(code) is not ExitKind.DONE]
-    own = [(rank, code) for rank, code in failed if code != ExitCode.PEER_GONE]
-    mistakes = [(rank, code) for rank, code in own if classify_exit(code) is ExitKind.MISTAKE]
-    return next(iter(mistakes or own or failed), (0, ExitCode.DONE))

@@ -45,8 +45,9 @@ class WorkerGroup:
         exit_codes: Exit code of each rank that has exited, by rank, in the order of the exits. The exit code of a lost
             rank is ``None``.
         kill_at: Time when the remaining ranks are killed. It is infinite while all ranks are expected to run.
+        kill_reason: Why the remaining ranks are killed, as the end of a sentence.
         killed: Ranks that were still running when the remaining ranks were killed.
-        is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
+        hung_rank: Rank that was suspended, or did not answer, for longer than its watchdog allows.
         silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks that
             have never answered are omitted.
         started_at: Time of the start.
@@ -61,8 +62,9 @@ class WorkerGroup:
     calls: dict[int, Any] = field(default_factory=dict)
     exit_codes: dict[int, int | None] = field(default_factory=dict)
     kill_at: float = math.inf
+    kill_reason: str = ""
     killed: set[int] = field(default_factory=set)
-    is_hung: bool = False
+    hung_rank: int | None = None
     silent_seconds: dict[int, float] = field(default_factory=dict)
     started_at: float = field(default_factory=time.monotonic)
     last_look: float = math.inf
@@ -105,34 +107,72 @@ class WorkerGroup:
                     self._record_exit(rank, code)
         silence = {rank: self.silent_seconds.get(rank, 0.0) for rank in self.calls}
         hung = next((rank for rank in silence if silence[rank] > self.limit + WATCHDOG_MARGIN_SECONDS), None)
-        if hung is not None and not self.is_hung:
-            what = f"rank {hung} on {self.slots[hung].host} has been suspended, or has not answered,"
-            self.cluster.log(f"{what} for {silence[hung]:.0f} s; all ranks are killed")
-            self.is_hung, self.kill_at = True, min(self.kill_at, now)
+        if hung is not None and self.hung_rank is None:
+            what = f"{self._name(hung)} has been suspended, or has not answered, for {silence[hung]:.0f} s"
+            self.cluster.log(f"{what}; all ranks are killed")
+            self.hung_rank = hung
+            self._kill_after(0.0, what)
         if now > self.kill_at:
             self._kill()
         if not self.calls:
             # The exit of a watchdog shows whether it killed the other ranks, so these are logged last.
             for rank in [rank for rank, code in self.exit_codes.items() if code == -signal.SIGKILL]:
-                self.cluster.log(self.describe_end(rank))
+                self.cluster.log(f"{self._name(rank)} {self._describe_end(rank)}")
 
     def stop(self) -> None:
         """Ask all ranks to save their state and stop."""
-        self.kill_at = min(self.kill_at, time.monotonic() + self.grace)
+        self._kill_after(self.grace, f"it did not exit within {self.grace:g} s after the request to stop")
         for rank in self.calls:
             self.cluster.call(rank, "stop")
 
-    def describe_end(self, rank: int) -> str:
-        """Return a sentence that describes the exit of a rank."""
+    def find_root_cause(self) -> tuple[str, int | None]:
+        """Return a sentence about the rank whose exit caused the exits of the other ranks, and its exit code.
+
+        A mistake of the user has priority, because a restart cannot fix it. A rank that was killed because of another
+        rank, or that merely lost its connection to another rank, is only the cause if there is no other candidate.
+        """
+
+        def precedence(rank: int) -> int:
+            code = self.exit_codes[rank]
+            if rank in self.killed and code == -signal.SIGKILL:
+                return 2
+            return (
+                3 if code == ExitCode.PEER_GONE else {ExitKind.MISTAKE: 0, ExitKind.DONE: 4}.get(classify_exit(code), 1)
+            )
+
+        rank = min(self.exit_codes, key=precedence)  # The first of equals in the order of the exits.
+        code = self.exit_codes[rank]
+        is_common = len(self.exit_codes) > 1 and [*self.exit_codes.values()] == [code] * len(self.slots)
+        return f"{'every rank' if is_common else self._name(rank)} {self._describe_end(rank)}", code
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} on {self.slots[rank].host}"
+
+    def _describe_end(self, rank: int) -> str:
+        """Describe the exit of a rank, and why it was killed if it was, as the predicate of a sentence."""
+        code = self.exit_codes[rank]
+        if code != -signal.SIGKILL:
+            return describe_exit(code)
         # A watchdog that reports a hang kills the other ranks of its host before it exits.
-        hang = rank in self.killed or ExitCode.HUNG in self.exit_codes.values()
-        return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang)}"
+        hosts = {self.slots[other].host: other for other, code in self.exit_codes.items() if code == ExitCode.HUNG}
+        if rank in self.killed:
+            why = f", because {self.kill_reason}"
+        elif (watcher := hosts.get(self.slots[rank].host)) is not None:
+            why = f", by the watchdog of rank {watcher}"
+        else:
+            why = "; perhaps the machine ran out of memory (see dmesg)"
+        return f"{describe_exit(code)}{why}"
 
     def _print_line(self, rank: int, stream: str, line: str) -> None:
         print_line(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
         path = Path(line.strip())  # At the end of training, rank 0 prints the path of the checkpoint.
         if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
             self.checkpoint = path
+
+    def _kill_after(self, seconds: float, reason: str) -> None:
+        """Limit the time that the remaining ranks have to exit."""
+        if (at := time.monotonic() + seconds) < self.kill_at:
+            self.kill_at, self.kill_reason = at, reason
 
     def _kill(self) -> None:
         """Kill the remaining ranks. If they were already killed and have still not exited, record them as lost."""
@@ -147,15 +187,15 @@ class WorkerGroup:
     def _record_exit(self, rank: int, code: int | None) -> None:
         """Record the exit of a rank. After a failure, limit the time that the other ranks have to exit."""
         del self.calls[rank]
-        if self.is_hung and code == -signal.SIGKILL:
+        if rank == self.hung_rank and code == -signal.SIGKILL:
             code = ExitCode.HUNG
         self.exit_codes[rank] = code
-        kind = classify_exit(code)
-        if kind is not ExitKind.DONE:
+        kind, what = classify_exit(code), f"{self._name(rank)} {describe_exit(code)}"
+        if kind is not ExitKind.DONE and not self.killed:
             # After a preemption, the other ranks need time to save their state. After the loss of a node, the other
             # ranks detect the loss only after the TCP timeout of 30 s.
             seconds = self.grace if code is None or kind is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
-            self.kill_at = min(self.kill_at, time.monotonic() + seconds)
+            self._kill_after(seconds, f"it did not exit within {seconds:g} s after {what}")
         # A mistake of the user makes all ranks fail in the same way, so it is printed only once, at the end.
         if kind not in (ExitKind.DONE, ExitKind.MISTAKE) and code != -signal.SIGKILL:
-            self.cluster.log(self.describe_end(rank))
+            self.cluster.log(what)

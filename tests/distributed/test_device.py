@@ -52,7 +52,7 @@ def test_without_gpu(monkeypatch):
         device.select_device("gpu", refuse(), FirstOfTwo())
     assert "[only on rank 0 (host " in raised.value.what
     assert "doctor on these hosts" in raised.value.remedy
-    assert raised.value.code == ExitCode.FAILURE
+    assert raised.value.code == ExitCode.HOST_ERROR
 
 
 @pytest.mark.parametrize(

@@ -224,10 +224,10 @@ def test_the_secret_of_the_ranks_is_derived_and_not_sent():
 
 
 @needs_kernels
-def test_a_broken_node_is_named_and_the_code_means_again_elsewhere(data, tmp_path, monkeypatch):
+def test_a_broken_node_is_named_and_ends_the_job_without_restarts(data, tmp_path, monkeypatch):
     for name, value in {"CREPE_DIST_SECRET": "a secret of the nodes", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
-    flags = ("--max-restarts", 0, "--master-addr", "127.0.0.1", "--nnodes", 2, "--node-rank")
+    flags = ("--master-addr", "127.0.0.1", "--nnodes", 2, "--node-rank")
     processes = []
     for rank in range(2):
         folder = tmp_path / str(rank)
@@ -237,8 +237,9 @@ def test_a_broken_node_is_named_and_the_code_means_again_elsewhere(data, tmp_pat
         words = command("supervise", *flags, rank, "--data", "data", "--run-dir", tmp_path / "run")
         processes.append(harness.start(words, folder))
     (code, printed), (other_code, _) = map(harness.finish, processes)
-    assert code == other_code == ExitCode.FAILURE, printed
-    assert "error: data is not a prepared data set [only on rank 1 (host " in printed
+    assert code == other_code == ExitCode.HOST_ERROR, printed
+    assert printed.count("error: data is not a prepared data set [only on rank 1 (host ") == 1
+    assert "error: every rank ended with code 78 (an error on some hosts only)\n" in printed
 
 
 def test_all_lines_of_another_node_arrive_however_many(nodes):

@@ -88,14 +88,24 @@ class TestEnds:
     def test_who_does_not_notice_that_a_peer_is_gone_is_killed_even_if_stopped(self, run):
         code, _, stderr = run("suspend_or_fail_once")
         assert code == 0
-        assert "was killed by signal 9 (Killed), to end a hang" in stderr
-        assert "dmesg" not in stderr
+        killed, failed = "rank 0 on 127.0.0.1 was killed by signal 9 (Killed)", "rank 1 on 127.0.0.1 ended with code 70"
+        assert f"{killed}, because it did not exit within 0.5 s after {failed} (a failure that may pass)\n" in stderr
+
+    def test_the_cause_is_named_and_not_the_rank_that_waits_for_it(self, run):
+        code, _, stderr = run("mistake_of_one")
+        assert code == 1
+        cause = "rank 1 on 127.0.0.1 ended with code 1 (an error that a user can fix)"
+        assert (
+            f"rank 0 on 127.0.0.1 was killed by signal 9 (Killed), because it did not exit within 0.5 s after {cause}\n"
+            in stderr
+        )
+        assert f"error: {cause}\n" in stderr
 
     def test_memory_is_blamed_only_for_a_kill_without_another_cause(self, run):
         killed = "rank 1 on 127.0.0.1 was killed by signal 9 (Killed)"
         code, _, stderr = run("hang_until_a_watchdog_kills")
         assert code == 0
-        assert f"{killed}, to end a hang" in stderr
+        assert f"{killed}, by the watchdog of rank 0" in stderr
         assert "memory" not in stderr
 
     def test_a_kill_by_the_system_may_be_for_lack_of_memory(self, run):

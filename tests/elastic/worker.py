@@ -43,6 +43,11 @@ def mistake() -> None:
     sys.exit(1)
 
 
+def mistake_of_one() -> None:
+    time.sleep(1000 if RANK == 0 else 0)
+    mistake()
+
+
 def suspend_once() -> None:
     if START == 0:
         suspend()
