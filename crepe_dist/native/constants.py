@@ -32,6 +32,9 @@ BRANCH_SUM_SCALE = 0.75
 FEATURE_DROPOUT_STREAM = 0x5851F42D4C957F2D
 # Kernel size of each convolution of the convolutional branch, in positions.
 CONV_KERNEL_SIZE = 5
+# In an embedding table of at least this number of rows, it is assumed that at most two of the n-grams that start at a
+# character have the same row. More would need three equal hashes.
+MIN_DISTINCT_ROWS = 1 << 10
 # Number of blocks of the convolutional branch that end in a max pool of size 2. They are the first blocks.
 POOLED_BLOCKS = 2
 

@@ -29,6 +29,11 @@ struct PositionEmbeddingConfig {
 
     // Returns the number of n-grams of a position.
     long ngrams() const { return maxn * stride; }
+
+    // Returns the number of n-grams of a position that the bound of a sum counts for a row. In a large table, n-grams of
+    // one length may have the same row, and those of a second length by chance. The largest bound is half of the largest
+    // int32, so it need not count the second length.
+    long max_equal_rows() const { return rows < MIN_DISTINCT_ROWS ? ngrams() : stride; }
 };
 
 // Hashes the n-grams of 1 to maxn known characters that start at each character of a text, and writes their rows to out
@@ -124,9 +129,9 @@ template <class T> class PositionEmbedding {
     // Converts the gradient of each position to fixed point. All threads of a parallel region call this function
     // together. activations: output of `forward`. grad_scale: scale of the table, in the calling thread.
     //
-    // The gradient of a position is added to the rows of all its n-grams. N-grams at several of the `stride` characters
-    // of a position may have the same row, so the bound of a document is the sum over its positions times the stride.
-    // The bound adds 1 to each number to cover the rounding, except to numbers up to 0.25, which are rounded to 0.
+    // The gradient of a position is added to the rows of all its n-grams. The bound of a document is therefore the sum
+    // over its positions times `max_equal_rows`. The bound adds 1 to each number to cover the rounding, except to numbers
+    // up to 0.25, which are rounded to 0.
     void quantize_gradient(const BatchLayout& layout, const Dropout& dropout, const T* activations,
                            FixedPointScale& grad_scale) {
         const float scale = dropout.scale();
@@ -147,7 +152,7 @@ template <class T> class PositionEmbedding {
                     const FloatVec size = value < 0 ? -value : value;
                     store(sums.data() + c, load(sums.data() + c) + size + select_or_zero(size > 0.25f, FloatVec{} + 1));
                 }
-            grad_scale.end_term(max_abs(sums.data(), width_) * float(config_.stride));
+            grad_scale.end_term(max_abs(sums.data(), width_) * float(config_.max_equal_rows()));
         }
     }
 

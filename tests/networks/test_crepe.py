@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,13 +14,16 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
 from crepe_dist.model.branch_weight import WEIGHTS, add_branches
 from crepe_dist.native import library
+from crepe_dist.native.constants import MIN_DISTINCT_ROWS
 from crepe_dist.networks.crepe import config as crepe
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.crepe.init import CONV_LR_MULT, EMBEDDING_LR_MULT
-from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.ngrams.config import MAX_MAXN, NGramConfig
+from crepe_dist.networks.ngrams.hashing import hash_to_rows, ngram_keys
+from crepe_dist.optim.fixed_point import OVERFLOW_BOUND
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
-from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, varied
+from tests.helpers.engines import TrainingStep, answers, assert_near, gradients, learnt, sized, some_batch, varied
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.supported_builds()
@@ -35,6 +40,27 @@ def test_a_text_of_one_character_repeated(name):
     network = varied(shape)
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1)
     assert_near(learnt(network.opened(name), batch), {"loss": np.array([loss]), **wanted})
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_sum_of_a_row_that_all_ngrams_have_stays_within_its_bound(name, stride):
+    """Bounds are sums over documents, so this holds for any number of documents."""
+    shape = replace(sized(blocks=1, stride=stride), embedding_rows=1)
+    engine = varied(shape).opened(name)
+    gradients(engine, pack_batch(np.zeros((24, 60), np.uint8), np.zeros(24, np.int32), 24, 24))
+    bound = engine.scales.sum_bounds[list(engine.scales.parameters).index("tower.table")]
+    most = np.abs(engine.parameters["tower.table"].grad.astype(np.int64)).max() / engine.scales.bound_unit
+    assert 0.5 * bound < most <= bound < OVERFLOW_BOUND
+
+
+@pytest.mark.parametrize("rows", [MIN_DISTINCT_ROWS, crepe.SHORT_NGRAMS[1], crepe.LONG_NGRAMS[1]])
+def test_three_ngrams_of_a_repeated_character_never_have_the_same_row(rows):
+    """Their sum is then at most twice its bound, which int32 can represent."""
+    text = np.arange(255, dtype=np.uint8)[:, None].repeat(MAX_MAXN, axis=1)
+    places = np.stack([hash_to_rows(keys[:, 0], rows) for keys, _ in ngram_keys(text, 255, MAX_MAXN)])
+    assert places.shape == (MAX_MAXN, 255)
+    assert max(np.unique(row, return_counts=True)[1].max() for row in places.T) <= 2
 
 
 class TestShape:

@@ -92,10 +92,11 @@ KERNEL(THREADS) embed(
 
 // Writes the fixed-point gradient of each position to terms [documents][positions][WIDTH]. This gradient is added to
 // the row of each n-gram of the position. Also writes to largest [documents] the bits of a bound of each document's
-// contribution to a row. inverse_scale: includes the scale of the dropout. Blocks: documents.
+// contribution to a row. max_equal_rows: see `PositionEmbeddingConfig` in native/position_embedding.h. inverse_scale:
+// includes the scale of the dropout. Blocks: documents.
 KERNEL(THREADS) quantize_embedding_gradients(
-    const Element* __restrict__ gradients, const i32* lengths, int positions, int stride, float inverse_scale, i32*
-    __restrict__ terms, u32* largest
+    const Element* __restrict__ gradients, const i32* lengths, int positions, int stride, int max_equal_rows, float
+    inverse_scale, i32* __restrict__ terms, u32* largest
 ) {
     __shared__ u32 memory[THREADS];
     __shared__ float sizes[THREADS];
@@ -115,7 +116,7 @@ KERNEL(THREADS) quantize_embedding_gradients(
     __syncthreads();
     if (threadIdx.x < WIDTH)
         for (int other = 1; other < PARALLEL_POSITIONS; ++other) size += sizes[threadIdx.x + other * WIDTH];
-    const u32 bits = threadIdx.x < WIDTH ? size_bits(size * float(stride)) : 0;
+    const u32 bits = threadIdx.x < WIDTH ? size_bits(size * float(max_equal_rows)) : 0;
     const u32 most = block_reduce(bits, memory, Max());
     if (threadIdx.x == 0) largest[document] = most;
 }

@@ -16,7 +16,7 @@ from crepe_dist.cuda.branch import (
     blocks,
 )
 from crepe_dist.cuda.gpu import DeviceBuffer
-from crepe_dist.native.constants import CONV_KERNEL_SIZE, FEATURE_DROPOUT_STREAM, POOLED_BLOCKS
+from crepe_dist.native.constants import CONV_KERNEL_SIZE, FEATURE_DROPOUT_STREAM, MIN_DISTINCT_ROWS, POOLED_BLOCKS
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.cuda import NGramBranch
 
@@ -128,13 +128,15 @@ class ConvBranch:
             self._convolve(texts, block, 2 * block, inner, other, residual=gradients, hidden=inside, back=True)
             gradients, other = other, gradients
         positions, terms = config.positions, run.buffer("terms", 4 * documents * config.positions * self._width)
+        ngrams = config.stride * config.embedding_maxn
+        max_equal_rows = ngrams if config.embedding_rows < MIN_DISTINCT_ROWS else config.stride
         run(
             "quantize_embedding_gradients", documents, gradients, texts.lengths, positions, config.stride,
-            of_embedding.scale * table.inverse_scale, terms, table.largest,
+            max_equal_rows, of_embedding.scale * table.inverse_scale, terms, table.largest,
         )  # fmt: skip
         run(
             "add_embedding_gradients", blocks(documents * positions * config.width), terms, memory.rows, texts.lengths,
-            documents, positions, config.stride, config.stride * config.embedding_maxn, table.total,
+            documents, positions, config.stride, ngrams, table.total,
         )  # fmt: skip
 
     def _convolve(
