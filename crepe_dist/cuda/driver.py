@@ -38,6 +38,10 @@ ERROR_HELP = {
         f"processes: nvidia-smi -c DEFAULT, {FALLBACK_HINT}",
     ),
     NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {FALLBACK_HINT}"),
+    217: (
+        "the GPUs cannot access each other's memory (peer access)",
+        "set NCCL_P2P_DISABLE=1, so that NCCL copies through main memory",
+    ),
     **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # Errors of machine code, PTX, and the driver's PTX compiler.
     802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
     803: (

@@ -172,7 +172,10 @@ def _failure(what: str, code: int) -> Exception:
     why = f"{(_library().ncclGetErrorString(code) or b'').decode('utf-8', 'replace')} ({code})"
     if code == REMOTE_ERROR:
         return PeerLostError(f"NCCL: {what} failed: {why}")
-    remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {FALLBACK_HINT}"
+    remedy = (
+        "set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g, and GPUs that cannot access each other's "
+        f"memory NCCL_P2P_DISABLE=1; {FALLBACK_HINT}"
+    )
     return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
 
 

@@ -104,7 +104,8 @@ class CudaOptimizer(FixedPointOptimizer):
             if not reason:
                 # NCCL does not detect that another process on the same host has ended. The file locks of the shared
                 # memory reveal this.
-                _, memory = open_host_memory(group, lambda num_processes: mmap.PAGESIZE)
+                consequence = "the others notice the end of one of them later"
+                _, memory = open_host_memory(group, lambda num_processes: mmap.PAGESIZE, consequence)
                 unique_id = group.broadcast_json(nccl.unique_id() if group.is_root else None, "NCCL's id")
                 group.heartbeat()
                 self._communicator = nccl.Communicator(

@@ -125,12 +125,13 @@ def allocate_private(size: int) -> HostSharedMemory:
     return HostSharedMemory([segment], (), 0, Stopwatch())
 
 
-def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> HostSharedMemory | None:
+def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int, consequence: str) -> HostSharedMemory | None:
     """Create this rank's segment, and open the segments of its host. Every rank must call this function.
 
     Args:
         host_ranks: Ranks of this host, in the order of local ranks.
         size: Bytes of each segment.
+        consequence: What follows if memory cannot be shared, for the note.
 
     Returns:
         The memory, or ``None`` on all ranks if any rank cannot share memory. The /dev/shm of that rank may be too small
@@ -151,7 +152,9 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
                 return HostSharedMemory(segments, files, local_rank, group.waiting)
         if group.is_root:
             failed = names.index(None) if None in names else opened.index(0)
-            print(_note(group.host_names[failed], size, len(host_ranks), is_full=None in names), file=sys.stderr)
+            why, remedy = _why_unshared(size, len(host_ranks), is_full=None in names)
+            what = f"the processes of {group.host_names[failed]} cannot share memory, so {consequence}"
+            print(f"note: {what}\n  why: {why}\n  do:  {remedy}", file=sys.stderr)
     finally:
         if created is not None:
             # The memory lives until the last process ends. Because the file is removed now, the memory is freed even
@@ -162,15 +165,12 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
     return None
 
 
-def _note(host: str, size: int, num_processes: int, *, is_full: bool) -> str:
-    """Return the note about a host whose processes cannot share memory."""
+def _why_unshared(size: int, num_processes: int, *, is_full: bool) -> tuple[str, str]:
+    """Return why the processes of a host cannot share memory, and a remedy."""
     if is_full:
         why = f"{FOLDER} has no space for {formatting.size(size * num_processes)}"
-        remedy = f"make {FOLDER} larger (docker run --shm-size, sizeLimit in Kubernetes)"
-    else:
-        why, remedy = f"the processes see different {FOLDER}, as in different containers", "use one container per host"
-    what = f"the processes of {host} cannot share memory, so they exchange messages, which is slower"
-    return f"note: {what}\n  why: {why}\n  do:  {remedy}"
+        return why, f"make {FOLDER} larger (docker run --shm-size, sizeLimit in Kubernetes)"
+    return f"the processes see different {FOLDER}, as in different containers", "use one container per host"
 
 
 def back_with_huge_pages(start: int, size: int) -> None:

@@ -76,7 +76,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
             sharding = RowSharding(group.size, 0, num_processes)
             return embeddings_offset + sum(sparse.segment_bytes(sharding) for sparse in sparse_parameters)
 
-        self._hosts, self._memory = open_host_memory(group, segment_bytes)
+        self._hosts, self._memory = open_host_memory(group, segment_bytes, "they exchange messages, which is slower")
         memory, local_rank = self._memory, self._memory.local_rank
         self._words = [np.frombuffer(segment, np.int32, num_gradients, GRADIENTS_OFFSET) for segment in memory.segments]
         self._word_addresses = (ctypes.c_void_p * memory.num_processes)(*[words.ctypes.data for words in self._words])
@@ -257,13 +257,14 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
 
 def open_host_memory(
-    group: ProcessGroup, segment_bytes: Callable[[int], int]
+    group: ProcessGroup, segment_bytes: Callable[[int], int], consequence: str
 ) -> tuple[list[list[int]], HostSharedMemory]:
     """Open the memory that the processes of this host share. Every rank must call this function.
 
     Args:
         segment_bytes: Function that returns the size of a process's segment in bytes, given the number of processes of
             its host.
+        consequence: See ``open_shared``.
 
     Returns:
         The ranks of each host, and the memory. If any process cannot share memory, each process is treated as a host of
@@ -271,7 +272,7 @@ def open_host_memory(
     """
     if len(group.hosts) < group.size:
         host_ranks = next(host_ranks for host_ranks in group.hosts if group.rank in host_ranks)
-        if memory := open_shared(group, host_ranks, segment_bytes(len(host_ranks))):
+        if memory := open_shared(group, host_ranks, segment_bytes(len(host_ranks)), consequence):
             return group.hosts, memory
     return [[rank] for rank in range(group.size)], allocate_private(segment_bytes(1))
 

@@ -114,9 +114,28 @@ def test_any_number_of_gpus_and_a_broken_run_compute_the_same_bits_of_the_papers
 
 
 @pytest.mark.slow
-def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
-    printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1)
-    assert "(NCCL cannot use several MIG slices of one GPU)" in printed, printed
+@needs_kernels
+def test_any_number_of_gpus_computes_the_same_bits_of_the_small_size(tmp_path):
+    checkpoints = []
+    for gpus in (1, 2, 4):
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        data = prepare_with_capitals(folder, train_rows=64, test_rows=9)
+        train(folder / "run", data, gpus, "--model=paper", "--size=small", "--batch-size=32")
+        (checkpoint,) = (folder / "run/checkpoints").glob("*.params")
+        checkpoints.append(checkpoint.read_bytes())
+    assert checkpoints[0] == checkpoints[1] == checkpoints[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [({}, "NCCL cannot use several MIG slices of one GPU"), ({"EMULATOR_NCCL_VERSION": 0}, "rank 0 has no NCCL")],
+    ids=["with NCCL", "without NCCL"],
+)
+def test_slices_of_a_gpu_are_summed_without_nccl(told, reason, data, alone, tmp_path):
+    printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1, **told)
+    assert f"({reason}" in printed, printed
     harness.assert_same(tmp_path / "run", alone)
 
 

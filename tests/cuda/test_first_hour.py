@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import command, run
+from tests.chaos.harness import slow
+from tests.conftest import QUICK, command, needs_kernels, prepare_with_capitals, run
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
+from tests.multihost.network import needs_namespaces
 
 pytestmark = needs("g++")
 KIT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
@@ -74,3 +77,43 @@ def test_a_gpu_full_of_other_processes_is_named_when_memory_runs_out():
         ]
         printed = run(words, Path.cwd())
     assert f"{FULL:,} were used before this process began; nvidia-smi lists the processes" in printed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_with_capitals(tmp_path_factory.mktemp("few"), train_rows=51, test_rows=9)
+
+
+def train(data: Path, run_dir: Path, processes: int, code: int = 0, shared_memory: str = "", **told: object) -> str:
+    """Train with the supervisor on emulated GPUs, and return the output.
+
+    Args:
+        shared_memory: Size of /dev/shm, as in a container.
+    """
+    supervise = command("supervise", "-np", processes, "--max-restarts=0", "--data", data, "--run-dir", run_dir)
+    words = [*supervise, "--device=gpu", *QUICK, "--epochs=1"]
+    if shared_memory:
+        mount = f"mount -t tmpfs -o size={shared_memory} none /dev/shm && exec {shlex.join(map(str, words))}"
+        words = ["unshare", "--mount", "sh", "-c", mount]
+    with cuda_emulator.for_processes(**{"DRIVER_GPUS": processes, **told}):
+        return run(words, run_dir.parent, code=code)
+
+
+@needs_namespaces
+@needs_kernels
+@pytest.mark.parametrize("processes", [2, slow(4)])
+def test_a_container_with_little_shared_memory(processes, data, tmp_path):
+    printed = train(data, tmp_path / "enough", processes, shared_memory="1m")
+    assert "gradients summed by NCCL" in printed
+    assert "share memory" not in printed
+    printed = train(data, tmp_path / "full", processes, shared_memory="4k")
+    assert "gradients summed by NCCL" in printed
+    assert "cannot share memory, so the others notice the end of one of them later" in printed
+    assert "do:  make /dev/shm larger" in printed
+
+
+def test_more_processes_than_gpus(data, tmp_path):
+    printed = train(data, tmp_path / "run", 4, code=1, DRIVER_GPUS=2)
+    assert "error: rank 2 (host " in printed
+    assert "it sees 2 GPUs, used by rank 0 (host " in printed
+    assert "do:  start at most one process per GPU" in printed

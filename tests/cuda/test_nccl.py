@@ -64,6 +64,20 @@ def test_an_error_of_the_gpu_is_its_own_if_all_peers_are_there(tmp_path):
     assert "GPU 0 (GPU of a test) cannot be used: cuStreamQuery: CUDA_ERROR_LAUNCH_FAILED (719)" in shown
 
 
+@pytest.mark.parametrize(
+    ("told", "remedy"),
+    [
+        ({"EMULATOR_FAILS": "cuStreamQuery=217"}, "set NCCL_P2P_DISABLE=1, so that NCCL copies through main memory"),
+        ({"EMULATOR_NCCL_FAILS": 1}, "GPUs that cannot access each other's memory NCCL_P2P_DISABLE=1"),
+        ({"EMULATOR_NCCL_FAILS": 2}, "a container may need --shm-size 1g"),
+    ],
+    ids=["no peer access", "NCCL without peer access", "no shared memory"],
+)
+def test_errors_of_connections_between_gpus_have_a_remedy(told, remedy, tmp_path):
+    shown = ranks(tmp_path, 2, **told)
+    assert all(remedy in text for text in shown), shown
+
+
 def test_a_finalizer_does_not_wait_for_a_kernel_that_hangs(tmp_path):
     assert ranks(tmp_path, 2, "stalls") == ["went on", ""]
 

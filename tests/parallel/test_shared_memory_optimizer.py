@@ -56,7 +56,7 @@ def test_memory_that_cannot_be_shared_is_released(tmp_path, monkeypatch, file, o
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
     group: Any = SimpleNamespace(rank=0, is_root=True, host_names=["here", "here"], all_gather_json=gather)
     descriptors = os.listdir("/proc/self/fd")  # An open file keeps its memory, even if the file is removed.
-    assert host_shared_memory.open_shared(group, [0, 1], 1 << 20) is None
+    assert host_shared_memory.open_shared(group, [0, 1], 1 << 20, "they wait") is None
     assert os.listdir("/proc/self/fd") == descriptors
     assert not list(tmp_path.iterdir())
 
