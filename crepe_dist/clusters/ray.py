@@ -101,6 +101,7 @@ class RayCluster(Cluster):
 
     name = "Ray"
     poll_seconds = 0.3
+    answers_from_start = False  # Ray first starts the actor of the rank.
 
     def __init__(self, cpus: int, gpu: bool) -> None:
         self._ray = connect()

@@ -39,10 +39,12 @@ class Cluster:
     Attributes:
         name: Name of the cluster, for messages.
         poll_seconds: Seconds between two polls of the ranks.
+        answers_from_start: True if a rank answers as soon as its process is started, False if it may take any time.
     """
 
     name = "supervise"
     poll_seconds = 0.05
+    answers_from_start = True
 
     def __init__(self) -> None:
         self._processes: list[Any] = []

@@ -156,8 +156,12 @@ class NodeCluster(Cluster):
                 self._admit(caller)
             elif time.monotonic() >= end:
                 break
-        for rank, node in list(self._nodes.items()):
+        for node in self._nodes.values():
             node.receive()
+        self._remove_gone_nodes()
+
+    def _remove_gone_nodes(self) -> None:
+        for rank, node in list(self._nodes.items()):
             if node.is_gone:
                 del self._nodes[rank]
                 self._lost_at[rank] = time.monotonic()
@@ -238,6 +242,7 @@ class NodeCluster(Cluster):
             for rank in range(self._num_processes):
                 node.request(KILL, rank)
         self._allocated = []
+        self._remove_gone_nodes()
         super().release()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -48,8 +48,8 @@ class WorkerGroup:
         kill_reason: Why the remaining ranks are killed, as the end of a sentence.
         killed: Ranks that were still running when the remaining ranks were killed.
         hung_rank: Rank that was suspended, or did not answer, for longer than its watchdog allows.
-        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks that
-            have never answered are omitted.
+        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks
+            whose first answer may take any time are omitted until then.
         started_at: Time of the start.
         last_look: Time of the last poll of the ranks.
         checkpoint: The last checkpoint that rank 0 printed.
@@ -82,6 +82,8 @@ class WorkerGroup:
             own = {**threads, **variables, "RANK": str(rank)}
             self.cluster.call(rank, "start", arguments, os.getcwd(), own, __version__)
             self.calls[rank] = self.cluster.call(rank, "poll")
+            if self.cluster.answers_from_start:
+                self.silent_seconds[rank] = 0.0
 
     def poll(self) -> None:
         """Poll the ranks once: print their output, record exits, and kill the ranks that must exit."""

@@ -136,8 +136,10 @@ def test_a_failure_restarts_all_once(train, capsys, ends, code):
     assert failed.value.code == code
 
 
-def test_a_rank_that_answers_no_more_is_lost(train, capsys):
+@pytest.mark.parametrize("answered", [set(), {0}])
+def test_a_rank_that_answers_no_more_or_never_is_lost(train, capsys, answered):
     ranks = Pretended([[SILENT, None], [0]], rooms=[2, 1])
+    ranks._answered = answered
     train(ranks)
     assert ranks.placed == [2, 1]
     assert (
