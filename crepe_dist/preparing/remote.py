@@ -279,8 +279,11 @@ def remove(url: str) -> None:
 
 def _install_command(message: str) -> str:
     """Return the command that installs the library named in an error of fsspec, such as "Install s3fs to access S3"."""
-    named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
-    return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
+    if not (named := re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)):
+        return "install that library"
+    # With the pins of a clone, uv selects a version of s3fs from 2019, which cannot be imported.
+    in_clone = f"uv pip install --no-config {named[1]}"
+    return in_clone if invocation.uv_prefix() else f"pip install {named[1]}; in a clone of the repository: {in_clone}"
 
 
 @contextmanager
@@ -291,10 +294,13 @@ def _translate_errors(url: str, action: str = "read") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:
-        raise UserError(f"{shown} cannot be {action}", str(error), _install_command(str(error))) from error
+        # The cause says whether the library is missing, or cannot be imported.
+        raise UserError(
+            f"{shown} cannot be {action}", str(error.__cause__ or error), _install_command(str(error))
+        ) from error
     except Exception as error:  # Each library has its own exceptions.
+        if isinstance(error, FileNotFoundError) and action == "read":
+            raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
         why = redact_url(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
         raise UserError(f"{shown} cannot be {action}", why, "check the URL, the network and your credentials") from None

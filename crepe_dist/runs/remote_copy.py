@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,11 +28,11 @@ from crepe_dist.sealed_json import read_record, validate, write_sealed_json
 
 MANIFEST = "upload.json"  # List of the files of a copy.
 FORMAT = 1  # Version of the list.
+WRITE_TEST = ".write-test"  # Name of a file that exists for a moment before a new run.
 # Files that may change. Until the end, their names at the URL contain their SHA-256.
 CHANGING_FILES = (METRICS, CONFIG, RESULT, "report.html", "model_card.md", mlflow_sync.RUN_FILE, wandb_sync.RUN_FILE)
 PATTERNS = (RUN_KEY_FILE, *CHANGING_FILES, f"{FOLDER}/*", "pseudo_labels/*")
 LARGE_SUFFIXES = (".params", ".safetensors")  # Suffixes of files that are never changed, only removed.
-MAX_ATTEMPTS = 3  # Maximum number of attempts if training removes files during a copy.
 # Size, SHA-256 and name at the URL of each file, by its name in the run folder.
 Manifest = dict[str, dict[str, Any]]
 
@@ -64,7 +65,7 @@ def read_manifest(url: str) -> Manifest | None:
         ValueError: The list is damaged.
     """
     with temporary_folder() as folder:
-        if not _download(f"{url}/{MANIFEST}", folder / MANIFEST):
+        if not remote.download_file(f"{url}/{MANIFEST}", folder / MANIFEST):
             return None
         try:
             files: Manifest = read_record(folder / MANIFEST, FORMAT, "")["files"]
@@ -78,40 +79,53 @@ def read_manifest(url: str) -> Manifest | None:
         return files
 
 
-def _download(url: str, path: Path) -> bool:
-    """Call ``remote.download_file``. The exit code of an error says that the same command may succeed."""
+@contextmanager
+def _may_succeed_later() -> Iterator[None]:
+    """Give errors of the store the exit code that says that the same command may succeed."""
     try:
-        return remote.download_file(url, path)
+        yield
     except UserError as error:
         error.code = ExitCode.FAILURE
         raise
 
 
+def _check_write_access(url: str) -> None:
+    """Write and remove an empty file, because without write access, only the end of a long run would be an error."""
+    with temporary_folder() as folder:
+        (folder / WRITE_TEST).touch()
+        remote.upload(folder / WRITE_TEST, f"{url}/{WRITE_TEST}")
+    remote.remove(f"{url}/{WRITE_TEST}")
+
+
 def restore(url: str, path: Path, say: Callable[[str], None], *, fresh: bool) -> Iterator[None]:
     """Download the copy of a run into its empty or missing folder. Yield at least every few seconds.
 
-    A copy that is not complete is ignored with a warning.
+    A copy that is not complete is ignored with a warning. If there is no copy, check that one can be written.
 
     Args:
         fresh: Whether the user wants a new run.
 
     Raises:
-        UserError: The URL cannot be read; or there is a copy, although ``fresh`` is true.
+        UserError: The URL cannot be read or written; or there is a copy, although ``fresh`` is true.
     """
     source, partial = copy_url(url, path), path / PARTIAL_DOWNLOAD
 
     def download() -> None:
-        files = read_manifest(source)
-        if files is None or fresh:
-            if files:
-                remedy = "choose another --run-dir or --upload, or resume this run without --fresh"
-                raise UserError(f"{source} has the copy of a run, and --fresh would overwrite it", remedy=remedy)
-            return
+        with _may_succeed_later():
+            files = read_manifest(source)
+            if files is None:
+                _check_write_access(source)
+                return
+        if fresh:
+            remedy = "choose another --run-dir or --upload, or resume this run without --fresh"
+            raise UserError(f"{source} has the copy of a run, and --fresh would overwrite it", remedy=remedy)
         shutil.rmtree(partial, ignore_errors=True)
         for local, entry in files.items():
             target = partial / local
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not _download(f"{source}/{entry['name']}", target):
+            with _may_succeed_later():
+                found = remote.download_file(f"{source}/{entry['name']}", target)
+            if not found:
                 raise ValueError(f"{entry['name']} is missing")
             if {**manifest_entry(target), "name": entry["name"]} != entry:
                 raise ValueError(f"{entry['name']} does not match its checksum")
@@ -147,7 +161,7 @@ class RunUploader(RunSync):
         self._url = copy_url(url, run.path)
         self._uploaded: Manifest | None = None  # Files of the last complete copy; ``None`` before the first copy.
         self._names: set[str] = set()  # Names of all files at the URL, also of files that a failed copy left.
-        self._entries: dict[str, dict[str, Any]] = {}  # Manifest entries of files, by their fingerprint.
+        self._entries: dict[str, dict[str, Any]] = {}  # Manifest entries of files, by their names, sizes and times.
 
     def __str__(self) -> str:
         return f"the copy at {self._url}"
@@ -181,19 +195,14 @@ class RunUploader(RunSync):
             except ValueError:  # The list is damaged, so all files are copied.
                 self._uploaded = {}
             self._names |= {entry["name"] for entry in self._uploaded.values()}
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            paths = self._list_files()
-            try:
-                self._copy(paths, is_final=status == "FINISHED")
-                return
-            except (OSError, UserError) as error:
-                # Training may have removed a file that it no longer needs.
-                if attempt < MAX_ATTEMPTS and self._list_files() != paths:
-                    continue
-                self._uploaded = None  # The store may have lost files. Its list is read again.
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(f"{self._run.path} cannot be copied", str(error), "check the disk") from error
+        try:
+            with temporary_folder(self._run.path) as folder:
+                self._copy(self._snapshot(folder), folder, is_final=status == "FINISHED")
+        except (OSError, UserError) as error:
+            self._uploaded = None  # The store may have lost files. Its list is read again.
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self._run.path} cannot be copied", str(error), "check the disk") from error
 
     def _list_files(self) -> list[Path]:
         """List the files to copy: the files of the run, and the newest state of an unfinished run."""
@@ -204,28 +213,39 @@ class RunUploader(RunSync):
                 paths += [states[-1] / name for name in (*resume_state.FILES, resume_state.MANIFEST)]
         return [path for path in paths if not path.name.startswith(".")]
 
-    def _copy(self, paths: list[Path], *, is_final: bool) -> None:
+    def _snapshot(self, folder: Path) -> dict[str, Path]:
+        """Link or copy the files into a folder, because training may remove or change them during the upload.
+
+        Returns:
+            Paths in ``folder``, by the names in the run folder.
+        """
+        snapshot: dict[str, Path] = {}
+        for path in self._list_files():
+            target = snapshot[str(path.relative_to(self._run.path))] = folder / str(len(snapshot))
+            if path.suffix in LARGE_SUFFIXES:
+                with suppress(OSError):  # Some file systems have no hard links.
+                    os.link(path, target)
+            if not target.exists():
+                shutil.copy2(path, target)
+        return snapshot
+
+    def _copy(self, snapshot: dict[str, Path], folder: Path, *, is_final: bool) -> None:
         former = self._uploaded or {}
         stored = {entry["name"]: entry for entry in former.values()}
         files: Manifest = {}
-        with temporary_folder() as folder:
-            for path in paths:
-                name = local = str(path.relative_to(self._run.path))
-                if path.suffix in LARGE_SUFFIXES:
-                    key = str(fingerprint(path))
-                    entry = self._entries[key] = self._entries.get(key) or manifest_entry(path)
-                else:  # Training may change the file during the copy.
-                    path = Path(shutil.copyfile(path, folder / "copy"))
-                    entry = manifest_entry(path)
-                if Path(local).name in CHANGING_FILES and not is_final:
-                    name = f"{local}.{entry['sha256'][:12]}"
-                files[local] = {**entry, "name": name}
-                if stored.get(name) != files[local]:
-                    self._names.add(name)
-                    remote.upload(path, f"{self._url}/{name}")
-            if files != former:
-                write_sealed_json(folder / MANIFEST, FORMAT, {"files": files})
-                remote.upload(folder / MANIFEST, f"{self._url}/{MANIFEST}")
+        for local, path in snapshot.items():
+            name, key = local, str([local, *fingerprint(path)[1:]])
+            if (entry := self._entries.get(key)) is None or not local.endswith(LARGE_SUFFIXES):
+                entry = self._entries[key] = manifest_entry(path)
+            if Path(local).name in CHANGING_FILES and not is_final:
+                name = f"{local}.{entry['sha256'][:12]}"
+            files[local] = {**entry, "name": name}
+            if stored.get(name) != files[local]:
+                self._names.add(name)
+                remote.upload(path, f"{self._url}/{name}")
+        if files != former:
+            write_sealed_json(folder / MANIFEST, FORMAT, {"files": files})
+            remote.upload(folder / MANIFEST, f"{self._url}/{MANIFEST}")
         self._uploaded = files
         current = {entry["name"] for entry in files.values()}
         for name in self._names - current:

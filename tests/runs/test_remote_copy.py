@@ -16,7 +16,7 @@ import pytest
 from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.preparing import remote
-from crepe_dist.runs import remote_copy
+from crepe_dist.runs import remote_copy, resume_state
 from crepe_dist.runs.remote_copy import MANIFEST, RunUploader
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import write_sealed_json
@@ -167,15 +167,15 @@ def test_a_copy_that_fails_leaves_the_previous_copy_complete(data, memory, tmp_p
 
 
 def test_failed_copies_are_warnings_and_never_end_training(data, tmp_path, capfd):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "run").touch()  # The folder of the copy cannot be created.
+    (tmp_path / "store" / "run").mkdir(parents=True)
+    (tmp_path / "store" / "run" / "checkpoints").touch()  # This folder of the copy cannot be created.
     flags = (f"--upload=file://{tmp_path}/store", "--run-dir=run", "--epochs=3", *QUICK)
     printed = run(command("train", "--data", data, *flags), tmp_path, code=ExitCode.FAILURE)
     assert printed.count("warning: ") >= 2
     assert "tries again after the next epoch" in printed
     assert "error: the result is only in run: it could not be copied to file://" in printed
     assert "Traceback" not in printed
-    (tmp_path / "store" / "run").unlink()
+    (tmp_path / "store" / "run" / "checkpoints").unlink()
     assert "is finished" in run(command("train", "--data", data, *flags), tmp_path)
     assert (tmp_path / "store" / "run" / "result.json").is_file()
 
@@ -189,6 +189,38 @@ def test_a_url_that_cannot_be_read_is_an_error_before_training(data, tmp_path, m
         train("--data", data, *MEMORY, cwd=tmp_path)
     assert caught.value.code == ExitCode.FAILURE  # A new run would overwrite the copy.
     assert not (tmp_path / "run").exists()
+
+
+def test_a_url_that_cannot_be_written_is_an_error_before_training(data, tmp_path, memory, monkeypatch):
+    def fail(*_: object) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "put_file", fail)
+        with pytest.raises(UserError, match="cannot be written") as caught:
+            train("--data", data, *MEMORY, cwd=tmp_path)
+    assert "The specified bucket does not exist" in caught.value.why
+    assert caught.value.code == ExitCode.FAILURE
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_training_removes_during_a_copy_are_copied(memory, tmp_path, monkeypatch):
+    path = tmp_path / "run" / "state" / "step_00000007_0001"
+    path.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for name in (*resume_state.FILES, resume_state.MANIFEST):
+        (path / name).write_text(name)
+    original = remote.upload
+
+    def upload(source: Path, url: str) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        original(source, url)
+
+    monkeypatch.setattr(remote, "upload", upload)
+    RunUploader(URL, RunDir(tmp_path / "run"), print).sync("RUNNING")
+    assert not path.exists()
+    state = {f"state/{path.name}/{name}" for name in (*resume_state.FILES, resume_state.MANIFEST)}
+    assert copied(memory).keys() == {"run.json", *state}
 
 
 @pytest.mark.parametrize(
