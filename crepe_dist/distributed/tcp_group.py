@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
+from crepe_dist.distributed.network_interface import INTERFACE_ENV
 from crepe_dist.distributed.process_group import NO_BYTES, ProcessGroup
 from crepe_dist.errors import PeerLostError
 from crepe_dist.formatting import join_head
@@ -58,10 +60,18 @@ class TcpProcessGroup(ProcessGroup):
             for rank, peer in peers.items()
         }
         super().__init__(rank, len(peers) + 1)
-        if self.is_root and (others := [self._peers[ranks[0]] for ranks in self.hosts[1:]]):
+        if len(self.hosts) == 1:
+            return
+        networks = self.all_gather_json(os.environ.get(INTERFACE_ENV, "").strip(), INTERFACE_ENV)
+        if self.is_root:
+            others = [self._peers[ranks[0]] for ranks in self.hosts[1:]]
             addresses = [others[0].getsockname(), *(peer.getpeername() for peer in others)]
             used = [f"{self.host_names[ranks[0]]} {host}" for ranks, (host, _) in zip(self.hosts, addresses)]
             print(f"[rank 0] TCP addresses: {join_head(used, MAX_SHOWN_HOSTS)}", file=sys.stderr, flush=True)
+            unset = [host for host, network in dict(zip(self.host_names, networks)).items() if not network]
+            if any(networks) and unset:
+                what = f"note: {INTERFACE_ENV} is set on other hosts, but not on {join_head(unset, MAX_SHOWN_HOSTS)}"
+                print(f"[rank 0] {what}\n  do:  set it on every host", file=sys.stderr, flush=True)
 
     def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         checker = self._messages
