@@ -117,7 +117,7 @@ def _check_rank(group: ProcessGroup, run_dir: Path) -> dict[str, Any]:
         offset = clock_offset(group)
         cells["clock"] = f"{round(1000 * offset):+,} ms"
         if abs(offset) > MAX_CLOCK_SECONDS:
-            what = f"the clock differs by more than {MAX_CLOCK_SECONDS:g} s from the clock of rank 0"
+            what = f"the clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the clock of rank 0"
             checks.append(Check("clock", what, "note", "synchronise the clocks (NTP, chrony)"))
         everyone = {*range(group.size)} - {group.rank}
         all_to_all = [_time_exchange(group, everyone, count) for count in (SMALL_BYTES, STEP_BYTES // group.size)]

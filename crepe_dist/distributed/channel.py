@@ -128,7 +128,7 @@ def _receive_exactly(peer: socket.socket, length: int, deadline: float) -> bytes
     while len(data) < length:
         peer.settimeout(max(0.001, deadline - time.monotonic()))  # With 0, the socket would be non-blocking.
         if not (chunk := peer.recv(length - len(data))):
-            raise UnknownPeerError("another program answers, or the process has ended")
+            raise UnknownPeerError("another program or another version of crepe_dist answers, or the process has ended")
         data += chunk
     return bytes(data)
 

@@ -95,8 +95,8 @@ def _gather_reports(
                 f"{len(missing)} of {own.size} processes did not arrive within {endpoint.seconds:g} s",
                 f"{why}; rank 0 waited for them on {socket.gethostname()}"
                 + ", which no other host can reach" * endpoint.is_local,
-                f"check the output of these ranks; set the same {rank0.ADDRESS_ENV}, {rank0.PORT_ENV} and {SECRET_ENV} "
-                f"for all ranks; {rank0.SECONDS_ENV} sets the time limit",
+                f"check the output of these ranks; install the same crepe_dist, and set the same {rank0.ADDRESS_ENV}, "
+                f"{rank0.PORT_ENV} and {SECRET_ENV}, for all ranks; {rank0.SECONDS_ENV} sets the time limit",
             )
             for caller in arrived.values():
                 caller.channel.send(rank0.make_verdict(lines, ExitCode.PEER_GONE))

@@ -215,8 +215,8 @@ class NodeCluster(Cluster):
             f"{len(missing)} of {self._own.size} nodes did not connect in time",
             f"node {', '.join(missing)} did not connect to node 0 at {self._endpoint}"
             + f"; a process on {refused} has a different {SECRET_ENV} and was refused" * bool(refused),
-            f"check the output of their supervisors, and set the same {SECRET_ENV}; {node0.SECONDS_ENV} sets the "
-            "time limit",
+            f"check the output of their supervisors, install the same crepe_dist and set the same {SECRET_ENV} on all "
+            f"nodes; {node0.SECONDS_ENV} sets the time limit",
             code=ExitCode.PEER_GONE,
         )
 

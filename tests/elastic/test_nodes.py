@@ -197,6 +197,7 @@ def test_a_node_with_another_secret_does_not_take_part(nodes):
     job.start("stop_on_request", 1, CREPE_DIST_SECRET="b secret of the nodes")
     assert job.codes() == [ExitCode.PEER_GONE, 1]
     assert "node 1 did not connect to node 0 at 127.0.0.1" in job.printed()
+    assert "install the same crepe_dist and set the same CREPE_DIST_SECRET on all nodes" in job.printed()
     assert "has a different CREPE_DIST_SECRET and was refused" in job.printed()
     assert "refused this process, node 1 on " in job.printed(1)
 
