@@ -34,7 +34,9 @@ def test_it_ends_in_the_bits_of_an_unbroken_run(trial, processes, faults):
     def is_finished() -> bool:
         """Start the command again if a fault has ended it."""
         code = started[-1].poll() if started else ExitCode.STOPPED
+        assert code in (None, ExitCode.DONE, ExitCode.ERROR, ExitCode.STOPPED), "no restart is left"
         if code in (ExitCode.ERROR, ExitCode.STOPPED):
+            assert len(started) <= 2 * faults, "it ends again and again"
             started.append(subprocess.Popen(arguments, cwd=trial.folder, env=environment, stdout=log, stderr=log))
         return code == ExitCode.DONE
 

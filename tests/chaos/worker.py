@@ -124,7 +124,7 @@ def arm(fault: Fault) -> None:
 
     checkpoint.write_checkpoint = writing  # type: ignore[assignment]
 
-    if fault.plan()["phase"] != "report":
+    if fault.plan().get("phase") != "report":
         return  # Reports need libraries of an extra.
     from crepe_dist.files.atomic_write import write_text
     from crepe_dist.reports import run_page
