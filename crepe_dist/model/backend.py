@@ -141,7 +141,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
     else:
         best, trouble = library.find()
         if best is None:
-            return trouble, "install g++ and reinstall crepe_dist"
+            return trouble, "reinstall crepe_dist (in a clone: uv sync --inexact); compiling it needs g++"
         native = best
     if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use --precision auto, float32 or bfloat16")
