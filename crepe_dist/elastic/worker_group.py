@@ -138,9 +138,9 @@ class WorkerGroup:
             code = self.exit_codes[rank]
             if rank in self.killed and code == -signal.SIGKILL:
                 return 2
-            return (
-                3 if code == ExitCode.PEER_GONE else {ExitKind.MISTAKE: 0, ExitKind.DONE: 4}.get(classify_exit(code), 1)
-            )
+            if code == ExitCode.PEER_GONE:
+                return 3
+            return {ExitKind.MISTAKE: 0, ExitKind.DONE: 4}.get(classify_exit(code), 1)
 
         rank = min(self.exit_codes, key=precedence)  # The first of equals in the order of the exits.
         code = self.exit_codes[rank]

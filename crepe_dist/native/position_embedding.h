@@ -30,9 +30,9 @@ struct PositionEmbeddingConfig {
     // Returns the number of n-grams of a position.
     long ngrams() const { return maxn * stride; }
 
-    // Returns the number of n-grams of a position that the bound of a sum counts for a row. In a large table, n-grams of
-    // one length may have the same row, and those of a second length by chance. The largest bound is half of the largest
-    // int32, so it need not count the second length.
+    // Returns the number of n-grams of a position that the bound of a sum counts for a row. In a large table, the bound
+    // counts the n-grams of one length, although n-grams of a second length may have the same row. The sum of both still
+    // fits, because the largest bound is half of the largest int32.
     long max_equal_rows() const { return rows < MIN_DISTINCT_ROWS ? ngrams() : stride; }
 };
 

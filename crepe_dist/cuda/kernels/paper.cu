@@ -257,7 +257,8 @@ __device__ inline void add_bias_gradients(
 // A position of `right` belongs to `taps` positions of `left`. left: [documents][left_positions][left_width], right:
 // [documents][right_positions][right_width]. is_bias_left: whether the gradients of the layer's outputs are `left`, for
 // a dense layer, or `right`. A dense layer has one position, so the depth of a group is 8 documents. wmma multiplies 16
-// numbers of 16 bits along the depth, so half of these products are zeros. Blocks: (tiles of the product and parts of 32 bias channels, parts of the groups).
+// numbers of 16 bits along the depth, so half of these products are zeros. Blocks: (tiles of the product and parts of 32
+// bias channels, parts of the groups).
 extern "C" __global__ __launch_bounds__(THREADS, 1) void add_weight_gradients(
     const Element* left, const Element* right, int documents, int left_positions, int right_positions, int taps, int
     left_channels, int right_channels, int is_bias_left, float inverse_scale, float bias_inverse_scale, i32* weights,
