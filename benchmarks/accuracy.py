@@ -11,8 +11,6 @@ accuracy is the accuracy of the reported epoch: the epoch that the validation sp
 is no validation split.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex

@@ -19,8 +19,6 @@ The script prints figures for the test split, in %:
 The times are CPU seconds: first of training the second model and scoring it, then of selecting the settings.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

@@ -15,8 +15,6 @@ The script prints the same table as baselines.py, first for the texts alone, and
 columns. --models selects some of the models.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 If the benchmark is interrupted, it terminates the running command.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -10,8 +10,6 @@ seconds between the two tables, so it does not include the start of the engine. 
 all processes (PSS, which counts each shared page once in total). The script prints a Markdown table.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

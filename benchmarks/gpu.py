@@ -12,8 +12,6 @@ test suite. The script sets ``CREPE_DIST_TEST_GPU=real``, which makes these test
 contain no names of users or hosts, except in error messages of failed programs. Read the files before you send them.
 """
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import json

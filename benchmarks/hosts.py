@@ -8,8 +8,6 @@ times are too long.
 From 32 hosts on, raise net.ipv4.neigh.default.gc_thresh3 above the square of the number of hosts.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -107,7 +105,7 @@ class Cluster:
     def _in(self, space: int, *command: str) -> str:
         return subprocess.run([*_inside(space), *command], check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, *_: object) -> None:

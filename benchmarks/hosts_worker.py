@@ -6,8 +6,6 @@ A launcher's environment gives the rank. Every step has DOCUMENTS documents per 
 measures STEPS steps, and prints a line of JSON with the means per step of ``COUNTERS``.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Environment with PyTorch and ONNX Runtime, and client of the worker process that measures them."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

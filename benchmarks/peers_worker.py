@@ -24,8 +24,6 @@ The following did not help: 80 instead of 69 channels, the freezing of inductor,
 accurate; and it supports bfloat16 only on ARM.
 """
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 import json
@@ -36,9 +34,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 Work = Callable[[], int]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

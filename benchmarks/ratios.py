@@ -16,8 +16,6 @@ first run of the script installs the other tools into an environment in the user
 measurements take at most five minutes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -4,8 +4,6 @@ All processes exist during the whole measurement, and take turns. A process is s
 turn, because Horovod's background thread polls, which takes 5 to 10 % of a core.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -31,7 +29,7 @@ KINDS = ("weak", "strong")
 WORKER = (sys.executable, str(Path(__file__).with_name("scaling_worker.py")))
 
 
-def run(shape: PaperConfig, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
+def run(shape: "PaperConfig", batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
     On a CPU, every process has one thread and one core.

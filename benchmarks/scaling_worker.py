@@ -1,7 +1,5 @@
 """Worker process of ``scaling.py``. It builds a network and trains it on request."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

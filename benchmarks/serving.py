@@ -9,8 +9,6 @@ coroutines of one process on the same cores. The script prints a Markdown table 
 figures are medians over the rounds. The CPU time per request depends least on other load on the machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """Compare the speed and the accuracy of Crepe, the n-gram network and fastText on the short texts of the sample."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import json

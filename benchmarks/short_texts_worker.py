@@ -7,8 +7,6 @@ JSON with ``epochs``, ``train_rate`` and ``predict_rate`` in documents/s, the ``
 took, and the ``accuracy`` on the test file.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

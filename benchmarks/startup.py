@@ -9,8 +9,6 @@ The first step follows the line that estimates the training time. --install buil
 the wheel two times, each time into a fresh environment. The second time, the package cache is warm.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

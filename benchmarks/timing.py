@@ -1,12 +1,9 @@
 """Throughput comparisons on a shared machine. The candidates take turns, so that other load affects all equally."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from typing import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 
 def alternate(runs: Mapping[str, Callable[[], float]], rounds: int, until: float = math.inf) -> dict[str, float]:

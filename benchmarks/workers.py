@@ -4,8 +4,6 @@ Requests and answers are lines of JSON over a Unix socket, because horovodrun do
 connects to the path in its last argument, sends ``{"number": …, "pid": …}``, and ends when the socket closes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -101,7 +99,7 @@ class Workers:
                 process.terminate()
                 process.wait()
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> "Workers":
         return self
 
     def __exit__(
@@ -115,7 +113,7 @@ class Workers:
         while len(workers) < size:
             try:
                 connection = self._open.enter_context(listener.accept()[0])
-            except socket.timeout:
+            except TimeoutError:
                 if any(process.poll() is not None for process in self._processes):
                     raise self._failure("a worker ended during its start") from None
                 if time.monotonic() > deadline:

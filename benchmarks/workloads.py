@@ -3,8 +3,6 @@
 Most functions do one unit of work, and return the number of its documents.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, cast

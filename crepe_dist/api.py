@@ -1,7 +1,5 @@
 """Training from Python in one call: ``crepe_dist.fit``."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys
@@ -40,7 +38,7 @@ SHORT_OUTPUT = re.compile(rf"(\[rank 0\] |)({TIMESTAMP})?(?=epoch \d|test |note:
 
 
 def fit(
-    data: Table | str | Path | Sequence[str | Path],
+    data: "Table | str | Path | Sequence[str | Path]",
     label: str | None = None,
     text: str | Sequence[str] | None = None,
     *,

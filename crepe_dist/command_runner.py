@@ -1,15 +1,14 @@
 """Code that every command runs at its start and end: early signal handlers, exit codes and error messages."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from types import FrameType
-from typing import Callable, NoReturn
+from typing import NoReturn
 
 from crepe_dist.errors import SIGNALS, ExitCode, PeerLostError, UserError, is_memory_error
 

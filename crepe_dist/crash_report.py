@@ -3,8 +3,6 @@
 This module is separate from ``command_runner``, which must install signal handlers before any slow import.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Errors with messages for the user, and the exit codes and signals of all commands."""
 
-from __future__ import annotations
-
 import enum
 import errno
 import signal

@@ -1,7 +1,5 @@
 """Optional libraries that only some features need. ``pyproject.toml`` declares them as extras."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from types import MappingProxyType

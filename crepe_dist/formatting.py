@@ -1,16 +1,14 @@
 """Formatting for users: numbers, sizes, durations, lists, and untrusted text without control characters."""
 
-from __future__ import annotations
-
 import signal
 import time
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 from crepe_dist.errors import escape_to_one_line
 
-Number = Union[int, float]
+Number = int | float
 Item = TypeVar("Item")
 MAX_EXCERPT = 1000  # Maximum number of characters of a text that a report shows.
 

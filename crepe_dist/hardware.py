@@ -1,7 +1,5 @@
 """Hardware and installed packages of this machine. This module does not import MXNet or Horovod."""
 
-from __future__ import annotations
-
 import hashlib
 import mmap
 import os

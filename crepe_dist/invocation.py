@@ -1,7 +1,5 @@
 """Command lines as the user would type them, for help texts and error messages."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ A network package has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``. 
 ``gluon.py`` are optional; see docs/how-to/network.md.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from types import ModuleType

@@ -4,8 +4,6 @@ The last value of a sealed file is the SHA-256 of its other values, which reveal
 programs may write have no checksum. Instead, the types of their values are checked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist import command_runner, invocation
 
@@ -108,20 +108,20 @@ class Supervise(Command):
       """
 
     processes: int = setting(1, "Number of processes of each node.", int_range(1, 1024), "-np")
-    nnodes: Optional[int] = setting(
+    nnodes: int | None = setting(
         None,
         "Number of nodes. Default: PET_NNODES, WORLD_SIZE or the launcher's number, otherwise 1.",
         int_range(1, MAX_NODES),
     )
-    node_rank: Optional[int] = setting(
+    node_rank: int | None = setting(
         None,
         "Rank of this node, from 0. Default: PET_NODE_RANK, RANK, the launcher's rank, or JOB_COMPLETION_INDEX.",
         int_range(0, MAX_NODES - 1),
     )
-    master_addr: Optional[str] = setting(
+    master_addr: str | None = setting(
         None, "Name or address of node 0, which all nodes can reach. Default: MASTER_ADDR.", NON_EMPTY
     )
-    master_port: Optional[int] = setting(
+    master_port: int | None = setting(
         None, "Port of node 0. Default: MASTER_PORT, otherwise 29500.", int_range(1, 65535)
     )
     node_timeout: float = setting(
@@ -197,7 +197,7 @@ class Supervise(Command):
         return Endpoint.from_environment(LauncherEnv("supervise", rank, size), environment)
 
 
-def _read_count(name: str) -> Optional[int]:
+def _read_count(name: str) -> int | None:
     """Return the value of an environment variable if it is an integer from 0 to 9999."""
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() and len(value) <= 4 else None

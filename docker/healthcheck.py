@@ -4,8 +4,6 @@
 A hanging training run is ended by its own watchdog, so a running process makes progress.
 """
 
-from __future__ import annotations
-
 import sys
 import urllib.request
 from pathlib import Path

@@ -7,8 +7,6 @@
 `crepe prepare mine.csv` with the encoding of the run, and `crepe train --init-from runs/sample`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -9,8 +9,6 @@ unfinished runs and checks each step. If you omit `--kernels mxnet`, that comman
 package. Use this script if you want a loop that you can change line by line.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

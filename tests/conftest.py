@@ -1,7 +1,5 @@
 """Shared fixtures: a small data set with separable classes, and commands run as a user runs them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -186,7 +184,7 @@ def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> Path:
     return path
 
 
-def write_frame(frame: pd.DataFrame, path: Path) -> Path:
+def write_frame(frame: "pd.DataFrame", path: Path) -> Path:
     """Write a table in the format of the file suffix. A file whose name contains `bare` gets no header."""
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)

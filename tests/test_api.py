@@ -1,7 +1,5 @@
 """crepe_dist.fit: tables, files and prepared folders, options by name, scores, and saved models."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import shlex

@@ -1,7 +1,5 @@
 """Crash reports hold what a developer asks for, and never hide the failure."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist import command_runner

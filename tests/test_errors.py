@@ -1,7 +1,5 @@
 """Every mistake gets a message with the typed value and a remedy; all options of all commands are tried."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import shutil

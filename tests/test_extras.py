@@ -1,7 +1,5 @@
 """Libraries that only some features need: what needs none, and what is said where one is missing."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

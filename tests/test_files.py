@@ -1,7 +1,5 @@
 """Safe opening of untrusted files: only regular files of bounded size, and harmless JSON; and writing by links."""
 
-from __future__ import annotations
-
 import os
 import stat
 import sys

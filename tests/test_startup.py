@@ -1,7 +1,5 @@
 """The first moments: signals before a command has begun."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

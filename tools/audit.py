@@ -8,8 +8,6 @@ answered, so that no audit was made. In that case pip-audit itself would exit wi
 unknown to its source as free of vulnerabilities.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -4,8 +4,6 @@
 uv run --no-sync tools/diagrams.py                The script needs Python's standard library only.
 """
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Build hook that compiles crepe_dist/native for each supported kind of processor."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

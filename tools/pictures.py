@@ -6,8 +6,6 @@ uv run --group dev tools/pictures.py RUN
 RUN is a run on the sample. The script needs chromium, chromedriver and npm. tools/diagrams.py draws the diagrams.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import shutil

@@ -5,8 +5,6 @@ uv run tools/reference.py            write the pages
 uv run tools/reference.py --check    fail if a page is out of date
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

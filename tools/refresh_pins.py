@@ -7,8 +7,6 @@ A lock file would serve the same purpose, but records the address of the package
 plain names and versions that both uv and pip accept.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -11,8 +11,6 @@ on made-up texts: the SHA-256 of the parameters is the same for every Python wit
 with 1 if a command failed.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

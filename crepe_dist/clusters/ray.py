@@ -1,7 +1,5 @@
 """Training on a Ray cluster, with one actor per rank. A placement group packs the actors onto few nodes."""
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of `doctor` if a launcher has started it in several processes: all hosts of a job, and their network."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple
 
 from crepe_dist import extras, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, nccl
@@ -92,7 +92,7 @@ class Doctor(Command):
       """
 
     quick: bool = setting(False, "Only check; do not train.")
-    run_dir: Optional[Path] = setting(
+    run_dir: Path | None = setting(
         None,
         "Folder of runs, which must be writable. Default: this folder; with several processes, runs/.",
         PATH_ARGUMENT,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from crepe_dist import extras
 from crepe_dist.distributed.launch import require_single_process, set_omp_threads
@@ -30,7 +29,7 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         NON_EMPTY,
         positional="",
     )
-    data: Optional[str] = setting(
+    data: str | None = setting(
         None, "Prepared folder whose test split is the reference. Default: the data set of the run.", NON_EMPTY
     )
     min_effect: float = setting(
@@ -40,9 +39,9 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         float_range(0, 3),
     )
     check: bool = setting(False, "Exit with status 1 if there is drift.")
-    json: Optional[Path] = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
-    html: Optional[Path] = setting(None, "Write a page with figures to this file. Default: no file.", PATH_ARGUMENT)
-    metrics: Optional[Path] = setting(
+    json: Path | None = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
+    html: Path | None = setting(None, "Write a page with figures to this file. Default: no file.", PATH_ARGUMENT)
+    metrics: Path | None = setting(
         None,
         "Write the proportions to this file as metrics that Prometheus's node_exporter can read. Default: no file.",
         PATH_ARGUMENT,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.init_process_group import init_process_group
@@ -39,14 +38,14 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         crepe evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
         """
 
-    file: Optional[str] = setting(
+    file: str | None = setting(
         None,
         "Labelled texts: a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder or a URL. -: standard input. "
         "Default: the data set of --data.",
         NON_EMPTY,
         positional="?",
     )
-    data: Optional[str] = setting(
+    data: str | None = setting(
         None, "Prepared folder. Default: the data set of the run, or the sample if there is no run.", NON_EMPTY
     )
     split: str = setting("test", "Split of the prepared folder.", Choice(tuple(SPLITS)))
@@ -57,11 +56,11 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         "typos. Repeat the option for multiple probabilities. Default: no typos.",
         Repeated(float_range(0, 1)),
     )
-    json: Optional[Path] = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
-    html: Optional[Path] = setting(
+    json: Path | None = setting(None, "Write all numbers to this file as JSON. Default: no file.", PATH_ARGUMENT)
+    html: Path | None = setting(
         None, "Write a page with figures and mistakes to this file. Default: no file.", PATH_ARGUMENT
     )
-    mistakes: Optional[Path] = setting(
+    mistakes: Path | None = setting(
         None,
         "Write all mistakes to this CSV file, with the file, line and id of each row. Default: no file.",
         PATH_ARGUMENT,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from crepe_dist.distributed.launch import set_omp_threads
 from crepe_dist.errors import UserError, escape_controls
@@ -48,17 +48,17 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
-    format: Optional[str] = setting(
+    format: str | None = setting(
         None, "Format, as described above. Default: crepe with --max-size-mb, otherwise onnx.", FormatName(FORMATS)
     )
-    max_size_mb: Optional[float] = setting(
+    max_size_mb: float | None = setting(
         None,
         "Maximum size of the model folder in MB, for --format crepe. The least important rows of the n-gram tables are "
         "removed, and the other numbers are quantized. Default: no compression.",
         float_range(0, 1e6, open_below=True),
     )
     out: Path = setting(None, "Output folder. Files with the same names are replaced. Required.", PATH_ARGUMENT)
-    data: Optional[Path] = setting(
+    data: Path | None = setting(
         None,
         "Prepared folder. Its test split is used for the comparison, and its training split for --max-size-mb. "
         "Default: the data set of the run.",

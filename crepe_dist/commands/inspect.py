@@ -4,7 +4,6 @@ import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -38,14 +37,14 @@ class Inspect(Command):
         """
 
     data: Path = setting(None, "Prepared folder.", PATH_ARGUMENT, positional="")
-    out: Optional[Path] = setting(None, "Folder for the CSV files. Default: inspect/DATA.", PATH_ARGUMENT)
+    out: Path | None = setting(None, "Folder for the CSV files. Default: inspect/DATA.", PATH_ARGUMENT)
     overwrite: bool = setting(False, "Replace the CSV files in --out, including corrections that were entered in them.")
     model: str = setting(
         "ngrams", "Network that is trained on the folds. ngrams is the fastest.", Choice(tuple(sorted(NETWORKS)))
     )
     folds: int = setting(5, "Number of folds.", int_range(2, 100))
-    encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
-    unlabelled: Optional[str] = setting(
+    encoding: str | None = setting(None, ENCODING, TextEncoding())
+    unlabelled: str | None = setting(
         None,
         "File of unlabelled texts, from which the command selects the texts to label next. The file is read in the "
         f"same way as `predict` reads it, but only its first {MAX_TEXTS:,} rows. Default: no texts are selected.",

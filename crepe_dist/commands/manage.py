@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
 
 from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import Dataset
@@ -115,7 +114,7 @@ class Report(Command):
         """
 
     folder: Path = setting(None, "Folder of the run.", PATH_ARGUMENT, positional="")
-    data: Optional[Path] = setting(
+    data: Path | None = setting(
         None, "Folder of the data set. Default: the data set that the run was trained on.", PATH_ARGUMENT
     )
 
@@ -127,7 +126,7 @@ class Report(Command):
         from crepe_dist.runs.record import open_run
 
         record = open_run(self.folder)
-        data: Union[Dataset, UserError]
+        data: Dataset | UserError
         try:
             data = record.open_dataset(self.data)
         except UserError as error:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit
 
 from crepe_dist import extras
@@ -75,12 +75,12 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     text: tuple[str, ...] = setting(
         (), "Text to classify, instead of a file. Repeat the option for multiple texts.", Repeated(ANY_TEXT)
     )
-    file: Optional[str] = setting(
+    file: str | None = setting(
         None,
         "Texts to classify: a file, plain or .gz, or its URL. -: standard input. Default: standard input.",
         NON_EMPTY,
     )
-    id: Optional[str] = setting(
+    id: str | None = setting(
         None,
         "Id column, which is copied to each prediction. Default: the id column of the training data, if the file has "
         "this column.",
@@ -91,28 +91,28 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         "Read a long text completely, in overlapping windows. The prediction is computed from the mean of the windows' "
         "logits, weighted by the number of known characters in each window. Default: a long text is truncated.",
     )
-    score_class: Optional[str] = setting(
+    score_class: str | None = setting(
         None, "Class whose probability is added to each prediction as `score`. Default: no score.", NON_EMPTY
     )
-    min_score: Optional[float] = setting(
+    min_score: float | None = setting(
         None,
         "Minimum score. Rows with a lower score are left out of the output. Requires --score-class. Default: all rows "
         "are written.",
         float_range(0, 1),
     )
-    top: Optional[int] = setting(
+    top: int | None = setting(
         None,
         "Number of classes in a prediction, the most probable first. Default: 1 with --format csv or parquet, "
         "otherwise 5.",
         int_range(1, 10**9),
     )
-    format: Optional[str] = setting(
+    format: str | None = setting(
         None,
         "Output format. csv and parquet copy the columns of the input. Default: determined by the name of --out, or "
         "text if --out is not given.",
         Choice(OUTPUT_FORMATS),
     )
-    out: Optional[str] = setting(
+    out: str | None = setting(
         None,
         "Output file, or its URL. The file gets this name when it is complete. Default: standard output.",
         NON_EMPTY,
@@ -132,7 +132,7 @@ def _is_stream(out: str) -> bool:
     return not remote.is_url(out) and is_stream(Path(out))
 
 
-def _detect_output_format(out: Optional[str]) -> str:
+def _detect_output_format(out: str | None) -> str:
     path = Path(urlsplit(out or "").path)
     output_format = format_by_suffix(path) or "text"
     if output_format not in OUTPUT_FORMATS or path.suffix.lower() == ".gz":
@@ -249,7 +249,7 @@ class _RowClassifier:
     predictor: "Predictor"
     formatter: Formatter
     windows: bool
-    min_score: Optional[float]
+    min_score: float | None
     clean: Callable[[str], str] = str
 
     def __call__(self, rows: list[InputRow]) -> tuple[Any, RowCounts]:
@@ -331,7 +331,7 @@ def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
 
 
 def _inputs(
-    args: Any, predictor: "Predictor", file: Optional[str]
+    args: Any, predictor: "Predictor", file: str | None
 ) -> tuple[tuple[str, ...], Iterable[list[InputRow]], str]:
     """Return the names of the columns to copy, the groups of rows, and the delimiter for CSV.
 
@@ -370,7 +370,7 @@ def _warn_of_nested_columns(file: str, name: str, copied: Sequence[str]) -> None
 
 
 @contextmanager
-def _text_output(out: Optional[str]) -> Iterator[TextIO]:
+def _text_output(out: str | None) -> Iterator[TextIO]:
     """Open the output stream for text formats. Lone surrogates in copied columns are replaced with question marks."""
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):

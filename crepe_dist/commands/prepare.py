@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    source: "Union[Table, str, Path, Sequence[Union[str, Path]]]",
-    out: Union[str, Path],
+    source: "Table | str | Path | Sequence[str | Path]",
+    out: str | Path,
     *,
-    text: Union[str, Sequence[str], None] = None,
-    label: Optional[str] = None,
-    weight: Optional[str] = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    weight: str | None = None,
     label_columns: Sequence[str] = (),
-    id: Optional[str] = None,
-    test: "Union[Table, str, Path, float, None]" = None,
-    validation: "Union[Table, str, Path, float, None]" = None,
-    unlabelled: "Union[Table, str, Path, Sequence[Union[str, Path]], None]" = None,
+    id: str | None = None,
+    test: "Table | str | Path | float | None" = None,
+    validation: "Table | str | Path | float | None" = None,
+    unlabelled: "Table | str | Path | Sequence[str | Path] | None" = None,
     verbose: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Prepare(PreparationFlags):
         crepe prepare --verify data/reviews
         """
 
-    verify: Optional[Path] = setting(
+    verify: Path | None = setting(
         None,
         "Check the files of a prepared folder against their checksums, without preparing anything.",
         PATH_ARGUMENT,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Optional
 
 from crepe_dist import extras
 from crepe_dist.distributed.launch import require_single_process, set_omp_threads
@@ -53,7 +52,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         _serve(self)
 
 
-def _stop(number: int, frame: Optional[FrameType]) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     # A stopped training run can be resumed, so it has its own exit code. A stopped service has finished its work.
     raise StopRequested("SIGTERM", ExitCode.DONE)
 

@@ -5,7 +5,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -44,8 +44,8 @@ class Tune(Command):
 
     data: Path = setting(None, "Prepared folder with a validation split.", PATH_ARGUMENT, positional="")
     minutes: float = setting(10.0, "Time limit of the search, in minutes.", float_range(0, 1e6, open_below=True))
-    out: Optional[Path] = setting(None, "Folder of the search. Default: tune/DATA.", PATH_ARGUMENT)
-    trials: Optional[int] = setting(
+    out: Path | None = setting(None, "Folder of the search. Default: tune/DATA.", PATH_ARGUMENT)
+    trials: int | None = setting(
         None,
         "Maximum number of finished trials, including the trials of earlier searches. Default: no limit.",
         int_range(1, 10**6),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError, escape_controls
@@ -33,7 +33,7 @@ class Verify(Command):
         """
 
     folder: Path = setting(None, "Folder of a finished run.", PATH_ARGUMENT, positional="")
-    data: Optional[Path] = setting(
+    data: Path | None = setting(
         None, "Prepared folder. Default: the data set that the run was trained on.", PATH_ARGUMENT
     )
     processes: int = setting(1, "Number of processes that train.", int_range(1, 1024))
@@ -79,7 +79,7 @@ class Verify(Command):
         print(f"{escape_controls(str(record.path))} is reproduced: same data and settings, same parameters")
 
 
-def find_same_kernels(computed: Mapping[str, str]) -> Optional[str]:
+def find_same_kernels(computed: Mapping[str, str]) -> str | None:
     """Return the value of ``library.KERNELS_ENV`` that selects the run's kernels; ``None`` if they are unavailable."""
     build = computed["model.kernels"]
     return library.NONE if build == "mxnet" else build if build in library.loadable_builds() else None

@@ -1,7 +1,5 @@
 """Interface between the CUDA engine and the branches of a network on a GPU."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The function signatures come from nvrtc.h in CUDA 12.8. NVRTC needs neither a GPU nor a driver.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import re

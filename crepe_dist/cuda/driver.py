@@ -5,8 +5,6 @@ C, the header's macros map the plain name to this version. The library's functio
 for programs that were compiled before CUDA 3.2 or 4.0.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import uuid

@@ -4,8 +4,6 @@ All work is enqueued in one CUDA stream, in the order of the calls. If a kernel 
 usually ``Gpu.wait`` or ``DeviceBuffer.read``. From then on, all calls fail, because the CUDA context is unusable.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct
@@ -96,7 +94,7 @@ class Gpu:
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
 
-    def allocate(self, size: int) -> DeviceBuffer:
+    def allocate(self, size: int) -> "DeviceBuffer":
         """Allocate ``size`` bytes of memory on the GPU, and set them to zero.
 
         Raises:
@@ -115,7 +113,7 @@ class Gpu:
         memory.clear()
         return memory
 
-    def copy(self, array: npt.NDArray[Any]) -> DeviceBuffer:
+    def copy(self, array: npt.NDArray[Any]) -> "DeviceBuffer":
         """Allocate memory on the GPU for an array, and copy the array to it."""
         memory = self.allocate(array.nbytes)
         memory.write(array)
@@ -226,13 +224,13 @@ class DeviceBuffer:
         size: Number of bytes.
     """
 
-    def __init__(self, gpu: Gpu, address: int, size: int, whole: DeviceBuffer | None = None) -> None:
+    def __init__(self, gpu: Gpu, address: int, size: int, whole: "DeviceBuffer | None" = None) -> None:
         self._gpu = gpu
         self.address = address
         self.size = size
         self._whole = whole
 
-    def view(self, offset: int, size: int) -> DeviceBuffer:
+    def view(self, offset: int, size: int) -> "DeviceBuffer":
         """Return a view of the bytes [offset, offset + size)."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"bytes {offset} to {offset + size} are not within {self.size}")

@@ -3,8 +3,6 @@
 The function signatures come from nccl.h 2.26. All versions of NCCL from 2.14 have these functions.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import os

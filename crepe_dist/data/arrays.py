@@ -7,8 +7,6 @@ The byte strings of a shard, such as the texts of its rows, are stored in two fi
 the other contains the offset of each string. The writers return the manifest entries of the files that they wrote.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

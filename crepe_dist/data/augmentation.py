@@ -4,8 +4,6 @@ Typos are also used to measure robustness. Both augmentations change character i
 document is not stored.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A batch of encoded documents, packed into one array."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +48,7 @@ class Batch(NamedTuple):
     step: int = 0
     seed: int = 0
 
-    def for_step(self, step: int, seed: int) -> Batch:
+    def for_step(self, step: int, seed: int) -> "Batch":
         """Return this batch with the number of a training step.
 
         The dropout seed of the step is computed from the seed of the run.

@@ -6,8 +6,6 @@ fewer updates, and gives work to more processes. The updates are then larger (``
 ``optim/optimizers.py``). ``docs/decisions/training.md`` has the measurements.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

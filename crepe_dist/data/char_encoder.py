@@ -9,8 +9,6 @@ If a text has more ids than a network reads, its middle is removed and one blank
 and the end of a text are the most informative. In mode ``notebook``, the end of a long text is removed.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -126,7 +124,7 @@ class CharEncoder:
         """Number of ids of characters that form words, at least 1. These ids are the lowest ones."""
         return max(1, sum(map(characters.is_in_words, self.alphabet)))
 
-    def same_mapping(self, other: CharEncoder) -> bool:
+    def same_mapping(self, other: "CharEncoder") -> bool:
         """Return whether both encoders map characters to the same ids. Folding of accents is not compared."""
         return (self.mode, self.alphabet, self.two_id_characters) == (
             other.mode,
@@ -433,7 +431,7 @@ class CharEncoder:
         return {name: value for name, value in saved.items() if value or name != "paired"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> CharEncoder:
+    def from_dict(cls, saved: dict[str, Any]) -> "CharEncoder":
         """Restore an encoder from the result of ``to_dict``.
 
         Raises:

@@ -4,8 +4,6 @@
 character is encoded as two ids. No other character uses these ids.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections import Counter

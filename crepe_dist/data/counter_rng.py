@@ -1,7 +1,5 @@
 """Counter-based random numbers. They are a pure function of their keys, so the order of draws does not matter."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

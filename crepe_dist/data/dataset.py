@@ -13,12 +13,10 @@
 Unlabelled texts have only character ids, origins and ids, so their files cannot reveal a label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +63,8 @@ MAX_WEIGHT = 255.0  # Maximum weight of a row. The mean weight is 1.
 UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broadcasts to all rows.
 CHUNK = 4096  # Number of documents that are copied at a time.
 
-Weights = Union[npt.NDArray[np.float32], None]
-Groups = Union[npt.NDArray[np.int32], None]
+Weights = npt.NDArray[np.float32] | None
+Groups = npt.NDArray[np.int32] | None
 # Function that changes character ids. Its arguments are the character ids of rows and the row numbers.
 Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]
 
@@ -166,11 +164,11 @@ class Split(Documents):
         steps = np.rint(self.weights[rows] * WEIGHT_SCALE).astype("<u4")
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
-    def for_epoch(self, seed: int, epoch: int) -> Split:
+    def for_epoch(self, seed: int, epoch: int) -> "Split":
         """Return a view of this split with the augmentation of one training epoch."""
         return self if self.epoch_transform is None else self.with_transform(self.epoch_transform(seed, epoch))
 
-    def with_transform(self, transform: Transform) -> Split:
+    def with_transform(self, transform: Transform) -> "Split":
         """Return a view of this split that also applies ``transform`` to the character ids."""
         first = self.transform
         return replace(
@@ -178,7 +176,7 @@ class Split(Documents):
             transform=transform if first is None else lambda char_ids, rows: transform(first(char_ids, rows), rows),
         )
 
-    def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
+    def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> "Split":
         """Append documents with their labels and targets to a training split. The shards stay memory-mapped.
 
         If this split has groups, each document without a group gets a group of its own, with a negative number.
@@ -198,7 +196,7 @@ class Split(Documents):
             groups=None if self.groups is None else np.concatenate([self.groups, groups]),
         )
 
-    def select(self, rows: npt.NDArray[np.int64]) -> Split:
+    def select(self, rows: npt.NDArray[np.int64]) -> "Split":
         """Return a split of the given rows. Character ids are copied into memory. Texts and ids stay in the files."""
         return _ChosenSplit(
             self.folder,

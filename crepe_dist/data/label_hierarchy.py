@@ -3,8 +3,6 @@
 The network is trained on the leaves only. The probability of a node is the sum of the probabilities of its leaves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +28,7 @@ class HierarchyLevel:
     of_class: npt.NDArray[np.int64]
 
     @classmethod
-    def from_names(cls, names: Sequence[str]) -> HierarchyLevel:
+    def from_names(cls, names: Sequence[str]) -> "HierarchyLevel":
         """Build a level, given the name of the node of each class."""
         nodes, of_class = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
         return cls(nodes.tolist(), of_class)

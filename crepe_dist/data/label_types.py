@@ -1,7 +1,5 @@
 """Python types of labels. Classes are stored as names, but the labels in a data frame may have another type."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

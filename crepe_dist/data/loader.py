@@ -7,8 +7,6 @@ reordered so that all shards take about the same time, and divided among the ran
 of documents that the ranks together have consumed define a position in training, for any number of ranks.
 """
 
-from __future__ import annotations
-
 import itertools
 import queue
 import threading

@@ -5,8 +5,6 @@ security releases of 2025 changed how it ends a tag that is not closed. ``html.p
 such tags.
 """
 
-from __future__ import annotations
-
 import html
 import re
 

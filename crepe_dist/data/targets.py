@@ -5,8 +5,6 @@ Unused pairs of a row have probability 0. If each row has one label, this file d
 ``<split>.labels.npy`` holds the same information.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ follow the text. An unknown character precedes each of them, so that the network
 Until it is preprocessed, a row is its text, followed by ``FIELD_SEPARATOR`` and the raw value for each feature column.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from bisect import bisect_right
@@ -176,7 +174,7 @@ class TextPreprocessor:
         return "".join(ends), problem
 
     @cached_property
-    def without_html_stripping(self) -> TextPreprocessor:
+    def without_html_stripping(self) -> "TextPreprocessor":
         """Preprocessor for the rows of a prepared data set, whose HTML is already removed."""
         return replace(self, strip_html=False)
 
@@ -227,7 +225,7 @@ class TextPreprocessor:
         return {name: value for name, value in saved.items() if value or name != "beside"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> TextPreprocessor:
+    def from_dict(cls, saved: dict[str, Any]) -> "TextPreprocessor":
         """Restore a preprocessor from the result of ``to_dict``."""
         feature_columns = [
             FeatureColumn(

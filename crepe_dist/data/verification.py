@@ -1,7 +1,5 @@
 """Verification of the files of a data set folder by the checksums in its manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

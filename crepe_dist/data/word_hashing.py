@@ -4,8 +4,6 @@ A word is a run of letters and digits; case is ignored. Each character of a scri
 word by itself. Each rare character, which has two ids, is also a word by itself, in any script. Each pair of
 neighbouring words also counts as a word."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +69,7 @@ class DocumentWords:
         columns = (np.cumsum(np.concatenate([[0.0], value[self.words]])) for value in values.T)
         return np.stack([np.diff(column[self.starts]) for column in columns], axis=1)
 
-    def select(self, numbers: Numbers) -> DocumentWords:
+    def select(self, numbers: Numbers) -> "DocumentWords":
         """Keep only some of the words, and renumber them from 0.
 
         Args:

@@ -1,7 +1,5 @@
 """Listener that authenticates many clients at the same time, of which some may be attackers."""
 
-from __future__ import annotations
-
 import errno
 import queue
 import socket

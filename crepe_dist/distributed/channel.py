@@ -5,8 +5,6 @@ number of the message and its content. The MAC proves that the sender has the ke
 from modification, from replay, and from being reflected to its sender. Nothing is encrypted.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import select

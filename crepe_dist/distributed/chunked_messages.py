@@ -3,8 +3,6 @@
 Horovod and MPI count the bytes of a collective in 32-bit integers.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Selection of the device that this process computes on: the CPU or a GPU."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

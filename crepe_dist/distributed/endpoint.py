@@ -4,8 +4,6 @@ Rank 0 listens at ``MASTER_ADDR`` and ``MASTER_PORT`` (torchrun's names). The ra
 (``rendezvous.py``), and so do the supervisors of a job on several nodes.
 """
 
-from __future__ import annotations
-
 import errno
 import ipaddress
 import socket
@@ -58,7 +56,7 @@ class Endpoint:
     seconds: float
 
     @classmethod
-    def from_environment(cls, launch: LauncherEnv, environment: Mapping[str, str]) -> Endpoint:
+    def from_environment(cls, launch: LauncherEnv, environment: Mapping[str, str]) -> "Endpoint":
         """Read the address and the time limit from the environment.
 
         Raises:

@@ -12,8 +12,6 @@ The greeting and the answer are not authenticated. The listener sends an empty m
 has a wrong MAC. If there is no secret, the protocol is the same, but the MAC proves nothing.
 """
 
-from __future__ import annotations
-
 import hmac
 import secrets
 import socket
@@ -71,7 +69,7 @@ class LocalProcess:
         """Print a line about this process to stderr."""
         print(f"[{self}] {text}", file=sys.stderr, flush=True)
 
-    def derive(self, token: str) -> LocalProcess:
+    def derive(self, token: str) -> "LocalProcess":
         """Return the same process with a secret that is derived from the secret and a token of its rank 0."""
         return replace(self, secret=hmac.digest(self.secret, token.encode(), channel.DIGEST))
 

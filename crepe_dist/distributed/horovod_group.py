@@ -1,7 +1,5 @@
 """Process group of processes that ``horovodrun`` started, with Horovod for MXNet as the backend."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Creation of the process group for the processes that a launcher has started. A single process imports no backend."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import socket

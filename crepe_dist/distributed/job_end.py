@@ -3,8 +3,6 @@
 Our build of Horovod prints this message instead of a traceback.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Reading of the rank environment that a launcher has set, and preparations for the import of MXNet."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

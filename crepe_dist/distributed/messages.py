@@ -5,8 +5,6 @@ sender's largest message, a checksum of the name of the collective, and a checks
 errors of the memory and the network, but not attacks.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 The group never sends pickled objects.
 """
 
-from __future__ import annotations
-
 import atexit
 import math
 import time

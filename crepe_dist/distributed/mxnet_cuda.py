@@ -5,8 +5,6 @@ dynamic loader does not search. But the loader uses a library with the right nam
 This module therefore loads CUDA's libraries before MXNet is imported. It does not import MXNet or Horovod.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from crepe_dist import hardware

@@ -5,8 +5,6 @@ not checked with NVIDIA's container. Its MXNet 1.9.1 contains changes by NVIDIA,
 cuDNN 9 since container 24.05. Workarounds that must run before the import of MXNet are in ``distributed/launch.py``.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Mapping
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Choice of the network in which a rank listens for the connections of other ranks."""
 
-from __future__ import annotations
-
 import array
 import fcntl
 import ipaddress

@@ -4,17 +4,15 @@ Every collective is implemented with one primitive, an exchange of messages. The
 (``horovod_group.py``), MPI (``mpi_group.py``) or TCP (``tcp_group.py``). ``init_process_group`` selects the backend.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Callable, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -296,7 +294,7 @@ class ProcessGroup:
         """
         self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
 
-    def __enter__(self) -> ProcessGroup:
+    def __enter__(self) -> "ProcessGroup":
         if self.size > 1:
             try:
                 self.check_versions()

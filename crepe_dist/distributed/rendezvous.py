@@ -7,8 +7,6 @@ authenticates both ends of each report, and the token authenticates the other co
 process listens any more.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import socket

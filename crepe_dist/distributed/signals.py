@@ -1,7 +1,5 @@
 """Handling of signals that ask this process to stop, and termination of child processes when their parent ends."""
 
-from __future__ import annotations
-
 import ctypes
 import enum
 import os
@@ -86,7 +84,7 @@ class SignalHandler:
         self.reason = self.reason or "another process was asked to stop"
         return StopRequested(self.reason, self.code, on_all_ranks=on_all_ranks)
 
-    def __enter__(self) -> SignalHandler:
+    def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:

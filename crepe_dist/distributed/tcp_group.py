@@ -1,7 +1,5 @@
 """Process group with TCP as the backend. Each pair of processes has one connection."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import socket

@@ -4,8 +4,6 @@ Before the watchdog ends the process, it writes the stacks of all threads. If th
 would wait forever for a rank that is suspended or has lost its network.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import math
@@ -121,7 +119,7 @@ class Watchdog:
         pid = os.getpid()
         return {"host": socket.gethostname(), "pid": pid, "start": process_start_time(pid)}
 
-    def __enter__(self) -> Watchdog:
+    def __enter__(self) -> "Watchdog":
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 

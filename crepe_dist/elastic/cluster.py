@@ -1,7 +1,5 @@
 """Interface of the clusters that run the processes of the ranks, and the cluster of this host alone."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time
@@ -49,7 +47,7 @@ class Cluster:
     def __init__(self) -> None:
         self._processes: list[Any] = []
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -1,7 +1,5 @@
 """Elastic driver: starts the ranks of a run on this host or on a cluster, and restarts all ranks after a failure."""
 
-from __future__ import annotations
-
 import math
 import os
 import secrets

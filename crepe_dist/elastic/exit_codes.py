@@ -1,7 +1,5 @@
 """Meanings of the exit codes of the ranks."""
 
-from __future__ import annotations
-
 import enum
 import signal
 

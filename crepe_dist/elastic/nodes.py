@@ -9,8 +9,6 @@ If the connection of a node is lost, the driver restarts the ranks without this 
 time. A supervisor that has lost node 0 stops its ranks, and connects again.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import socket

@@ -1,7 +1,5 @@
 """Python process of a rank. The driver or a Ray worker controls the process through a ``WorkerProcess``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import queue

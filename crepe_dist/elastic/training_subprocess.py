@@ -3,8 +3,6 @@
 Errors of the subprocess are raised as exceptions.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Group of ranks that were started together: their output, exits and hangs, until all of them have exited."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

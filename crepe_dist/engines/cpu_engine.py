@@ -1,7 +1,5 @@
 """Engine that uses the native CPU kernels (``crepe_dist/native``)."""
 
-from __future__ import annotations
-
 import ctypes
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Engine that uses the native GPU kernels (``crepe_dist/cuda``)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from crepe_dist import network_registry

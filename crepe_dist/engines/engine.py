@@ -1,10 +1,8 @@
 """Interface of the engines, which compute a network's logits and gradients with the native kernels or with MXNet."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,5 @@
 """Engine that uses MXNet's operators in float32. Gluon's or Horovod's trainer updates the parameters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mxnet as mx

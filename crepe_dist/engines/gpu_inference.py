@@ -1,7 +1,5 @@
 """Inference on a GPU."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scikit-learn estimator."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import warnings
@@ -42,7 +40,7 @@ def _accept_former_names(init: Init) -> Init:
     known = inspect.signature(init).parameters
 
     @functools.wraps(init)
-    def with_former_names(self: CrepeClassifier, *values: Any, **params: Any) -> None:
+    def with_former_names(self: "CrepeClassifier", *values: Any, **params: Any) -> None:
         init(self, *values, **{name: params.pop(name) for name in known if name in params})
         self.set_params(**params)
 
@@ -126,7 +124,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def set_params(self, **params: Any) -> CrepeClassifier:
+    def set_params(self, **params: Any) -> "CrepeClassifier":
         """Set arguments of the estimator. The former names of renamed arguments are also accepted."""
         known = self.get_params(deep=False)
         names = {name: current_name(name, ARGUMENTS, known) for name in params}
@@ -135,7 +133,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None, groups: Any = None
-    ) -> CrepeClassifier:
+    ) -> "CrepeClassifier":
         """Train on texts and their labels.
 
         Args:

@@ -1,7 +1,5 @@
 """Training of a model whose checkpoint files (weights and JSON metadata) are kept in memory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

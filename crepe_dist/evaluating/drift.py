@@ -1,7 +1,5 @@
 """Comparison of new unlabelled texts with the test split of a model, for ``crepe drift``."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 from typing import Any

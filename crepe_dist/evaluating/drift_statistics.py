@@ -7,8 +7,6 @@ compared by their angles 2·arcsin(√p). The variance of an angle hardly depend
 alarms. The difference between two angles is Cohen's h.
 """
 
-from __future__ import annotations
-
 from statistics import NormalDist
 from typing import Any
 

@@ -3,8 +3,6 @@
 A file is read in the same way as the training data of the model.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Scoring of a checkpoint on one split, with output to the terminal, a JSON file and an HTML page."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """Compression of a network to a maximum size, by removing unimportant embedding rows and by product quantization."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ The input of the ONNX model is the code points of the texts. The metadata of the
 names.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -5,8 +5,6 @@ compared with the probabilities that crepe_dist computes. The files are moved to
 probabilities agree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -3,8 +3,6 @@
 The export requires neither the Hub's library nor MLflow.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Iterable

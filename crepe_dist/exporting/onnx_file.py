@@ -5,8 +5,6 @@ programs need no encoder of their own. ONNX has no operator that splits a string
 consists of code points, with one text per row, padded with -1.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

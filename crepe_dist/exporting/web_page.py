@@ -4,8 +4,6 @@ The page contains ONNX Runtime Web, the model and a script. The page can be serv
 local file, and makes no network connections. At the first export, npm downloads ONNX Runtime Web to the user's cache.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

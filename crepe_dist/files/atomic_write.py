@@ -6,8 +6,6 @@ package chooses inside a folder is written without ``follow``: the link itself i
 could contain a link to any of the user's files.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

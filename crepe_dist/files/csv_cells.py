@@ -4,8 +4,6 @@ A spreadsheet evaluates a cell that looks like a formula, and a formula can star
 server. Texts and class names are untrusted, so an apostrophe is put in front of such cells (OWASP, "CSV Injection").
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Temporary folders, and the cache folder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

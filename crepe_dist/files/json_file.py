@@ -1,7 +1,5 @@
 """Reader and writer of JSON files. The reader limits the size and the structure of untrusted files."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """Outputs that must not be replaced: pipes, devices, and the open files of a process, such as ``/dev/stdout``."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

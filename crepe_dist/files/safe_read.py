@@ -1,7 +1,5 @@
 """Readers for untrusted files. They never block on a pipe, read a device, or exceed their memory limits."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -3,8 +3,6 @@
 The model is uncertain about the selected texts, and each of them is similar to many other texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any

@@ -1,7 +1,5 @@
 """Corpus: the texts of all splits of a data set in one sequence, and their division into folds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Issues in a data set: probable label errors and pairs of classes that overlap."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Out-of-fold probabilities: each text is predicted by a network that was not trained on it."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Selection of the numeric precision and of the compute kernels."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -82,7 +80,9 @@ class Backend:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig, common: str | None = None) -> Backend:
+def choose_backend(
+    options: "ModelOptions", device: Device, config: "NetworkConfig", common: str | None = None
+) -> Backend:
     """Select precision and kernels for training a network on a device.
 
     Args:
@@ -103,14 +103,14 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
     return _select_backend(kernels, options.precision, device, config, "mxnet")
 
 
-def choose_for_inference(config: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
+def choose_for_inference(config: "NetworkConfig", precision: Precision = "auto", device: Device = CPU) -> Backend:
     """Select precision and kernels for inference. On a CPU, fall back to NumPy if there are no compiled kernels."""
     supported = precision if config.is_matmul_bound else "float32"
     return _select_backend("auto", supported, device, config, "numpy" if device.device_type == "cpu" else "mxnet")
 
 
 def _select_backend(
-    kernels: str, precision: str, device: Device, config: NetworkConfig, fallback: Literal["mxnet", "numpy"]
+    kernels: str, precision: str, device: Device, config: "NetworkConfig", fallback: Literal["mxnet", "numpy"]
 ) -> Backend:
     select_own = _gpu_backend if device.device_type == "gpu" else _cpu_backend
     selection = ("--kernels is mxnet", "") if kernels == "mxnet" else select_own(kernels, precision, device, config)
@@ -132,7 +132,7 @@ def _select_backend(
     return Backend("float32", None, reason, fallback)
 
 
-def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
+def _cpu_backend(kernels: str, precision: str, device: Device, config: "NetworkConfig") -> Backend | tuple[str, str]:
     """Select the native CPU kernels, or return why they cannot compute the network, and a remedy."""
     if not config.has_kernels:
         return "there are no native kernels for it", ""
@@ -165,7 +165,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
     return Backend(precision, native, f"{why}; {trouble}" if trouble else why)
 
 
-def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
+def _gpu_backend(kernels: str, precision: str, device: Device, config: "NetworkConfig") -> Backend | tuple[str, str]:
     """Select the native GPU kernels, or return why they cannot compute the network, and a remedy."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"

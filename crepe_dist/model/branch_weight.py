@@ -4,8 +4,6 @@ The logits of two classifiers are added. The weight multiplies the logits of the
 A weight is useful because one of the classifiers may be much weaker if there are only a few thousand documents.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -4,8 +4,6 @@ Logits are divided by one temperature before the softmax. The order of the class
 not change either.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -64,7 +62,7 @@ class Calibration:
     thresholds: tuple[float, ...] = ()
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Calibration:
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> "Calibration":
         """Read the calibration from a checkpoint's metadata. If there is none, return the default calibration."""
         saved = metadata.get("calibration", UNCALIBRATED.to_dict())
         thresholds = tuple(metadata["labels"]["thresholds"]) if "labels" in metadata else ()

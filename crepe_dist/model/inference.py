@@ -1,7 +1,5 @@
 """Inference engines that compute logits on the CPU without MXNet: with the native C++ kernels, or with NumPy."""
 
-from __future__ import annotations
-
 import os
 import threading
 import weakref

@@ -1,7 +1,5 @@
 """Initial values of parameters. The values are the same on every machine."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training loss: cross-entropy with optional label smoothing and class weights."""
 
-from __future__ import annotations
-
 import ctypes
 from dataclasses import dataclass
 from typing import Any

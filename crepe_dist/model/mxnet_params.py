@@ -9,8 +9,6 @@ MXNet's own reader is not used, because it does not check the sizes that a file 
            int32 type and int32 index of the original device, int32 dtype, the values
 """
 
-from __future__ import annotations
-
 import math
 import os
 import struct

@@ -1,7 +1,5 @@
 """Network configurations, and the properties that follow from a configuration without building the network."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -95,7 +93,7 @@ class NetworkConfig(ABC):
         return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
-    def for_data(cls: type[Self], options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> Self:
+    def for_data(cls: type[Self], options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> Self:
         """Return the configuration that ``options`` select for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, name) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
@@ -178,7 +176,7 @@ class NetworkConfig(ABC):
         """Number of activations of one document in the largest layer."""
         return self.feature_len * self.alphabet_size
 
-    def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested_sizes(self, options: "ModelOptions") -> dict[str, int | None]:
         """Return the sizes that ``options`` request, by attribute name. A size is ``None`` if any size is accepted.
 
         An option that the user sets to its default value is treated like an option that the user has not set.
@@ -191,7 +189,7 @@ class NetworkConfig(ABC):
         """Return the remedy for an error message: the requested size ``name`` differs from this configuration."""
         return f"omit model.{name}, which these parameters decide"
 
-    def with_training_options(self: Self, options: ModelOptions) -> Self:
+    def with_training_options(self: Self, options: "ModelOptions") -> Self:
         """Return a copy with the options that may differ between training runs, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self
@@ -213,7 +211,7 @@ class NetworkConfig(ABC):
         """
         return {}
 
-    def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
+    def row_usage(self, arrays: Arrays, char_ids: "CharIds") -> dict[str, RowUsage]:
         """Return the rows of each sparse parameter that documents use. A row is repeated for each of its uses.
 
         The weight of a use is the square of the factor that multiplies the row, up to a constant per parameter.

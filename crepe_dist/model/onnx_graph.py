@@ -4,8 +4,6 @@ MXNet's own exporter is not used, because it rejects the layout of one-dimension
 versions of the onnx package, and writes no metadata.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -15,8 +15,6 @@ therefore compare the shapes with the network before they call ``CompressedArray
 Checkpoints store embedding tables with ``drop_zero_rows``, which is lossless. ``product_quantize`` is lossy.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +123,7 @@ class CompressedArray:
     book: Any
     codes: Any
 
-    def validate(self) -> RowReadableArray:
+    def validate(self) -> "RowReadableArray":
         """Check the parts and convert them to a ``RowReadableArray``.
 
         Raises:

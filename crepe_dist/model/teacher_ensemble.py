@@ -13,8 +13,6 @@ Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in uni
 sums of counts and of log-odds are therefore exact, and do not depend on the order of the additions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ A *model folder* is a checkpoint without its run. It contains the weights file `
 programs can read, and the metadata file ``model.json``.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@
 ``engines/cuda_engine.py`` passes them to the compiler of the CUDA kernels.
 """
 
-from __future__ import annotations
-
 # Character id of unknown characters and of padding.
 BLANK = 255
 

@@ -4,8 +4,6 @@ It selects a build for the CPU of this host, verifies that the build was compile
 declares the signatures of the C functions for ctypes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
@@ -289,7 +287,7 @@ def functions() -> ctypes.CDLL:
     return found.functions
 
 
-def pointers(arrays: Iterable[np.ndarray[Any, Any] | None]) -> Any:
+def pointers(arrays: Iterable["np.ndarray[Any, Any] | None"]) -> Any:
     """Return the addresses of arrays as a C array. For ``None``, the address is a null pointer."""
     addresses = [None if array is None else array.ctypes.data for array in arrays]
     return (ctypes.c_void_p * len(addresses))(*addresses)

@@ -11,8 +11,6 @@ step, so that the next sum can be eight times as large without overflow. If a su
 recomputed with a larger scale. The first step is also recomputed if a scale is much too large.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence

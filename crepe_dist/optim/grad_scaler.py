@@ -1,7 +1,5 @@
 """Dynamic loss scaling for float16 training."""
 
-from __future__ import annotations
-
 # Initial scale of the loss. At this scale, the largest gradient of the first steps is one seventh of the float16
 # maximum.
 INIT_SCALE = 2.0**13

@@ -1,7 +1,5 @@
 """Reader of the optimizer's arrays in a saved state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

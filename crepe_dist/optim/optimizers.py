@@ -4,8 +4,6 @@
 on GPUs.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Mapping

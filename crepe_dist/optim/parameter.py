@@ -1,7 +1,5 @@
 """Parameter of a network during training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -7,8 +7,6 @@ per step, when it reads the statistics and the squared norms of the gradients. T
 in memory.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 from collections.abc import Collection, Mapping, Sequence

@@ -18,8 +18,6 @@ kernels do not sum their gradients like dense gradients. Each row has one owner 
 ``CudaOptimizer`` and ``HorovodOptimizer`` treat all parameters as dense.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

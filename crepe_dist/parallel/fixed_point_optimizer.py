@@ -1,7 +1,5 @@
 """Base class of the distributed optimizers whose gradients are fixed-point numbers."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ This optimizer trains the paper's network: ``horovodrun -np 2 crepe train --mode
 ``DistributedTrainer`` sums the gradients of all processes. A single process uses Gluon's own ``Trainer``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

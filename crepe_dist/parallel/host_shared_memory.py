@@ -3,8 +3,6 @@
 Each process creates one file. The files are removed as soon as all processes of the host have opened them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import mmap

@@ -4,8 +4,6 @@ An all-reduce over all ranks would send every number through every rank. Here, e
 host that needs it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

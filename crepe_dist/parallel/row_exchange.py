@@ -3,8 +3,6 @@
 ``native/row_exchange.h`` packs and unpacks the messages, and defines their contents.
 """
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 import weakref

@@ -7,8 +7,6 @@ decay acts on a row only in the steps that use the row. The second exception is 
 while the row has no gradient. On GPUs, each step updates all rows (``cuda_optimizer.py``).
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import weakref

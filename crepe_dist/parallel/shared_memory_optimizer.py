@@ -14,8 +14,6 @@ gradients together with a request for the rows of the next batch. ``step`` updat
 dense gradients together with the requested rows, and then updates the dense parameters.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence

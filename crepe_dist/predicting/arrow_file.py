@@ -4,8 +4,6 @@ If the input is a Parquet file, it is read a second time, so that its columns ca
 columns of other inputs are strings.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain

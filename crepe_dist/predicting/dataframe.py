@@ -1,7 +1,5 @@
 """Predictions for pandas data frames and Arrow tables, which cluster engines such as Spark and Ray use."""
 
-from __future__ import annotations
-
 import math
 import os
 import socket

@@ -1,7 +1,5 @@
 """Former names of public attributes, which are accepted but not documented."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Reader of texts to classify, from files, pipes and memory. Invalid rows keep their positions."""
 
-from __future__ import annotations
-
 import heapq
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -179,7 +177,7 @@ class TextFlags(Settings):
     )
 
     def open_inputs(
-        self, name: str, model: Predictor, id: str | None = None, *, keep_columns: bool = False
+        self, name: str, model: "Predictor", id: str | None = None, *, keep_columns: bool = False
     ) -> InputReader:
         """Open a file that contains texts, for a model; see the function ``open_inputs``.
 

@@ -1,7 +1,5 @@
 """Reader of labelled rows from files and data frames, in the same way as the training data of a model were read."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +29,7 @@ MAX_SHOWN_LABELS = 5  # Number of labels in a warning.
 BATCH_SIZE = 256  # Approximate number of texts in a batch.
 
 
-def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns: Sequence[str]) -> float:
+def accuracy(predictor: "Predictor", table: Any, label: str | None, label_columns: Sequence[str]) -> float:
     """Return the accuracy on a table, or the micro F1 of a multilabel model; see ``Predictor.score``."""
     check_column("label", label)
     if not is_table(table):
@@ -67,7 +65,7 @@ def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns:
     return num_correct / max(num_total, 1)
 
 
-def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: ReadOptions) -> dict[str, Any]:
+def prepare_labelled(predictor: "Predictor", source: Any, folder: Path, explicit: ReadOptions) -> dict[str, Any]:
     """Prepare labelled rows as the test split of the data set ``folder/data``.
 
     Args:
@@ -99,7 +97,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: 
     return dict(manifest["quarantine"])
 
 
-def _read_options(predictor: Predictor, explicit: ReadOptions) -> ReadOptions:
+def _read_options(predictor: "Predictor", explicit: ReadOptions) -> ReadOptions:
     """Return the options that read labelled rows in the same way as the training data of the model."""
     options = labelled_options(predictor.reading, predictor.composition, predictor.id, explicit)
     kind = options.labelling.kind

@@ -1,7 +1,5 @@
 """Functions that open a checkpoint as a ``Predictor``, and set the predictor's thresholds."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +73,7 @@ def load(
     return predictor
 
 
-def load_for_command(flags: ModelFlags, data: str | Path | None = None, **options: Any) -> Predictor:
+def load_for_command(flags: "ModelFlags", data: str | Path | None = None, **options: Any) -> Predictor:
     """Open the model that the flags of a command specify. Print to standard error which weights file is used.
 
     Args:

@@ -9,8 +9,6 @@ but differences between log-odds do not.
 A blank is the id of an unknown character. No gradients are needed, so occlusion works with every engine.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable
@@ -67,7 +65,7 @@ class Explanation:
     scores: tuple[float, ...]
     words: tuple[Word, ...]
 
-    def with_display_text(self, describe_character: Callable[[str], str]) -> Explanation:
+    def with_display_text(self, describe_character: Callable[[str], str]) -> "Explanation":
         """Return a copy for display.
 
         Args:

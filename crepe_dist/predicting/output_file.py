@@ -1,7 +1,5 @@
 """Atomic writer of the output file of ``predict``: the file gets its final name only when it is complete."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

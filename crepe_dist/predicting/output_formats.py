@@ -1,7 +1,5 @@
 """Output formats of predictions: plain text, JSON Lines, CSV, and records for Parquet."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence

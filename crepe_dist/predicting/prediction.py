@@ -1,7 +1,5 @@
 """Prediction for one text."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

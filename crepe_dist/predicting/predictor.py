@@ -1,7 +1,5 @@
 """Predictor: a text classifier that ``crepe_dist.load`` loads from a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -152,7 +150,7 @@ class Predictor:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged_error(self.path.with_suffix(".json"), error, checkpoint.OTHER_CHECKPOINT_HINT) from error
 
-    def to(self, device: str, group: ProcessGroup = SINGLE_PROCESS) -> Predictor:
+    def to(self, device: str, group: ProcessGroup = SINGLE_PROCESS) -> "Predictor":
         """Return a copy of this predictor on a GPU, or this predictor itself for the CPU. Every rank must call this.
 
         Args:

@@ -3,8 +3,6 @@
 They split the rows, encode the texts, and write the shards and the manifest.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Set
 from dataclasses import asdict, dataclass, field, replace
@@ -76,7 +74,7 @@ class TextCounts:
         """Number of texts."""
         return sum(self.lengths.values())
 
-    def add(self, other: TextCounts) -> None:
+    def add(self, other: "TextCounts") -> None:
         """Add the counts of further texts."""
         self.code_points.update(other.code_points)
         self.lengths.update(other.lengths)

@@ -4,8 +4,6 @@ A correction identifies a row by its file and line, and contains the hash of its
 the text of the row still has this hash.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Set

@@ -1,7 +1,5 @@
 """Warnings about properties of a prepared data set that are likely to harm training."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator
 from typing import Any

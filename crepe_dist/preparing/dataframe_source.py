@@ -3,8 +3,6 @@
 For training, a table is written to a JSON Lines file, so that its rows pass the same checks as the rows of other files.
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 import math

@@ -1,7 +1,5 @@
 """Fitting of feature columns: find the categories of categorical columns and the quantile bins of numeric columns."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

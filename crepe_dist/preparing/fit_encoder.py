@@ -6,8 +6,6 @@ lengths do not count ids, so the lengths of a sample of the texts are computed. 
 alphabet is needed. All texts are read only if a new alphabet is learned.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace

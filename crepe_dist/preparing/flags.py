@@ -1,10 +1,10 @@
 """Flags of the command ``prepare``, which are also the keyword arguments of ``crepe_dist.prepare``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.char_encoder import MARKS, CharEncoder
@@ -60,13 +60,13 @@ class FileOrFraction(ValueType):
 
     metavar = "FILE|FRACTION"
 
-    def read(self, text: str) -> Union[str, float]:
+    def read(self, text: str) -> str | float:
         try:
             return float(text)
         except ValueError:
             return text
 
-    def check(self, value: Any) -> Union[str, float]:
+    def check(self, value: Any) -> str | float:
         return float(value) if isinstance(value, (int, float)) else NON_EMPTY.check(str(value))
 
     def __str__(self) -> str:
@@ -101,15 +101,15 @@ class PreparationFlags(ColumnFlags, Command):
     source: tuple[str, ...] = setting(
         (), "Files, folders, URLs, `-` for a pipe, or `sample`.", Repeated(NON_EMPTY), positional="*"
     )
-    out: Optional[Path] = setting(None, "Folder to create.", PATH_ARGUMENT)
+    out: Path | None = setting(None, "Folder to create.", PATH_ARGUMENT)
     overwrite: bool = setting(False, "Replace --out if it is a prepared folder.")
-    weight: Optional[str] = setting(
+    weight: str | None = setting(
         None,
         "Column with the loss weight of each training row (a number of at least 0). Weights are normalized to a mean "
         "of 1. Scores ignore the weights. Default: all rows have the same weight.",
         COLUMN,
     )
-    id: Optional[str] = setting(
+    id: str | None = setting(
         None,
         "Column that identifies a row, such as a ticket number. Lists of mistakes and predictions show the "
         "value of this column. Default: rows have no id.",
@@ -134,17 +134,17 @@ class PreparationFlags(ColumnFlags, Command):
         "Repeat the flag for more columns: rows that share a value in any of them stay together. Default: no groups.",
         Repeated(COLUMN),
     )
-    labels: Optional[str] = setting(
+    labels: str | None = setting(
         None,
         "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
         "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
         "with --label-separator, or with --label-columns if --levels is not given; otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
     )
-    label_separator: Optional[str] = setting(
+    label_separator: str | None = setting(
         None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
     )
-    levels: Optional[str] = setting(
+    levels: str | None = setting(
         None,
         "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. If --label-columns is given, each "
         "column holds one level. Default: labels have no hierarchy.",
@@ -158,13 +158,13 @@ class PreparationFlags(ColumnFlags, Command):
         Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
-    corrections: Optional[Path] = setting(
+    corrections: Path | None = setting(
         None,
         "CSV file of corrected labels: the label_errors.csv of `inspect`, which you may edit. Its labels replace the "
         "labels of the source.",
         PATH_ARGUMENT,
     )
-    correct: Optional[str] = setting(
+    correct: str | None = setting(
         None,
         "Splits whose labels --corrections may change. train: only the training split, because a model that "
         "suggested labels of the test split would get too high a score on this split. all: also the validation and "
@@ -196,12 +196,12 @@ class PreparationFlags(ColumnFlags, Command):
     stratified: bool = setting(
         False, "Draw the splits from each class separately, so that the class has the same proportion in all splits."
     )
-    max_per_class: Optional[int] = setting(
+    max_per_class: int | None = setting(
         None,
         "Maximum number of rows per class. Larger classes are randomly subsampled. Default: no maximum.",
         int_range(1, 10**12),
     )
-    dedupe: Optional[str] = setting(
+    dedupe: str | None = setting(
         None,
         "Leave out repeated texts. no: keep all texts. exact: compare the texts as they are. near: ignore case, "
         f"spaces and punctuation. Default: {SAMPLE_DEDUPE} for `sample`, otherwise no.",
@@ -226,7 +226,7 @@ class PreparationFlags(ColumnFlags, Command):
         False,
         "Remove HTML tags from the texts, and read &amp; as &. Models that are trained on this data do the same.",
     )
-    alphabet: Optional[str] = setting(
+    alphabet: str | None = setting(
         None,
         "Known characters. standard: the standard alphabet of --mode. auto: an alphabet learned from the training "
         "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
@@ -235,7 +235,7 @@ class PreparationFlags(ColumnFlags, Command):
         "covered.",
         NON_EMPTY,
     )
-    processes: Optional[int] = setting(
+    processes: int | None = setting(
         None, "Number of worker processes. Default: one per core; one for small sources.", int_range(1, 4096)
     )
     # Type of the labels of a table in memory. This field is not a flag: only ``crepe_dist.prepare`` sets it.
@@ -243,7 +243,7 @@ class PreparationFlags(ColumnFlags, Command):
 
     def prepare(
         self,
-        render_page: Optional[Callable[[dict[str, Any]], str]],
+        render_page: Callable[[dict[str, Any]], str] | None,
         command: str,
         show_progress: ProgressCallback = no_progress,
         print_line: PrintLine = print_nothing,
@@ -409,7 +409,7 @@ class PreparationFlags(ColumnFlags, Command):
         return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
 
 
-def split_names(flag: Optional[str]) -> tuple[str, ...]:
+def split_names(flag: str | None) -> tuple[str, ...]:
     """Split the value of a flag at its commas."""
     return tuple(name.strip() for name in (flag or "").split(",") if name.strip())
 

@@ -3,15 +3,13 @@
 ``crepe_dist.prepare``, ``crepe_dist.fit`` and ``CrepeClassifier`` all prepare their rows with ``prepare_from_python``.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.errors import UserError
@@ -27,7 +25,7 @@ from crepe_dist.settings.flags import TextEncoding
 if TYPE_CHECKING:
     import pandas as pd
 
-    Table = Union[pd.DataFrame, Mapping[str, Any]]
+    Table = pd.DataFrame | Mapping[str, Any]
 
 # One or more flags --rename OLD=NEW in a message, quoted for a shell.
 RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")

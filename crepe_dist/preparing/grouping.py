@@ -5,8 +5,6 @@ group is a function of the seed and of the group's values. So the result does no
 the number of processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any

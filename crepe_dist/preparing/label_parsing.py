@@ -6,8 +6,6 @@ alphabetical order, and the values are the probabilities as integer multiples of
 therefore have equal label strings. The label string of a row without a label is ``ABSENT``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Opening of sources. Formats and columns that the user does not specify are detected from the first bytes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import replace

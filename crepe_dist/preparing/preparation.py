@@ -3,8 +3,6 @@
 The folder is created atomically: either it contains all files, or it does not exist.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Quarantine: the file that lists the invalid rows of a preparation, and the checks that enough rows are valid."""
 
-from __future__ import annotations
-
 import heapq
 import json
 import math

@@ -4,8 +4,6 @@ The main process reads batches of bytes. Worker processes parse the batches, che
 main process writes the records of the rows in the order of the sources.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -5,8 +5,6 @@ because it lets this module handle servers that close the connection early, send
 servers.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import threading
@@ -16,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
@@ -40,7 +38,7 @@ TIMEOUT_SECONDS = 60
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "hf")
 
 # Path of the copy of a file, its size in bytes (``None`` if unknown), and its content.
-RemoteFile = tuple[Path, Optional[int], Iterator[bytes]]
+RemoteFile = tuple[Path, int | None, Iterator[bytes]]
 
 
 def is_url(name: str | None) -> bool:
@@ -123,7 +121,7 @@ def _open_web_address(url: str, folder: Path) -> tuple[Path, list[RemoteFile]]:
     return target, [(target, size, _iter_translating_errors(url, pieces))]
 
 
-def _request(url: str, shown: str) -> requests.Response:
+def _request(url: str, shown: str) -> "requests.Response":
     """Request a file. The request and all redirects together may take at most ``TIMEOUT_SECONDS``.
 
     The request runs in a thread, because the timeout of the library requests has no effect on a server that sends its

@@ -1,7 +1,5 @@
 """Renaming of classes in the rows of all splits. Renaming several spellings to one name merges them into one class."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections import Counter

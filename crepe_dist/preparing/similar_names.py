@@ -4,8 +4,6 @@ Two names are similar if they differ only in case, blanks or punctuation, or if 
 misspelling of the more frequent one.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ by the number of n-grams in at least one of them. Case, punctuation and the valu
 not grow with the data set. The sample depends only on the files and lines of the rows.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from itertools import chain

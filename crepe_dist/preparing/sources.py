@@ -1,7 +1,5 @@
 """Resolution of source names to files. Each file has a split and, if they are already known, a format and a class."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -134,7 +132,7 @@ class ReadOptions:
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> ReadOptions:
+    def from_dict(cls, saved: dict[str, Any]) -> "ReadOptions":
         """Restore the options from the result of ``to_dict``."""
         columns: dict[str, Any] = {
             FORMER_COLUMN_KEYS.get(name, name): tuple(value) if isinstance(value, list) else value

@@ -1,7 +1,5 @@
 """Specification of a preparation, with all defaults resolved."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -52,7 +50,7 @@ class PreparationSpec:
     fit_mode: bool = False
     fit_alphabet: FitAlphabet = FIXED
     max_bad: float = MAX_BAD
-    corrections: Corrections | None = None
+    corrections: "Corrections | None" = None
     classes: tuple[str, ...] | None = None
     feature_columns: tuple[FeatureColumn, ...] = ()
     explicit_options: ReadOptions | None = None

@@ -4,8 +4,6 @@ The random number of a row is a function of the seed, the file and the line. The
 order of reading or on the number of processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,7 +98,7 @@ def assign_splits(
     given_split: Assignment,
     split: SplitOptions,
     known_labels: npt.NDArray[np.bool_],
-    grouping: Grouping | None = None,
+    grouping: "Grouping | None" = None,
 ) -> Assignment:
     """Assign each row to a split, or to a reason to leave it out.
 
@@ -142,7 +140,7 @@ def _draw_splits(
     assignment: Assignment,
     label: npt.NDArray[np.int32],
     split: SplitOptions,
-    grouping: Grouping | None,
+    grouping: "Grouping | None",
 ) -> None:
     count = np.count_nonzero(assignment == TRAIN)
     if count == 0:

@@ -4,8 +4,6 @@ Each row has a record of fixed size in one file. The texts and ids are in other 
 and line, so the splits do not depend on the number of processes that read.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 import os
@@ -119,10 +117,10 @@ class RowSubset:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, index: slice) -> RowSubset:
+    def __getitem__(self, index: slice) -> "RowSubset":
         return RowSubset(self.file, self.text_files, self.chosen[index])
 
-    def iter_chunks(self, size: int) -> Iterator[RowSubset]:
+    def iter_chunks(self, size: int) -> "Iterator[RowSubset]":
         """Yield these rows in chunks of ``size`` rows."""
         return (self[start : start + size] for start in range(0, len(self), size))
 

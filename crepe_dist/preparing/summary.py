@@ -1,7 +1,5 @@
 """Numbers of the report about a prepared data set."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

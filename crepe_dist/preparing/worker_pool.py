@@ -1,19 +1,17 @@
 """Pool of worker processes. The workers exit when their parent process exits."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Callable, TypeVar
+from typing import Any, TypeVar
 
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import describe_exit_code

@@ -3,8 +3,6 @@
 The input of both functions is the summary that ``prepare`` has computed. The texts in the summary are untrusted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

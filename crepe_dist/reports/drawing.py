@@ -3,8 +3,6 @@
 Importing matplotlib takes 0.5 s. The functions import it, so that runs without figures do not wait for the import.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import io
@@ -76,7 +74,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def blank(height: float, *, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
+def blank(height: float, *, left: float, right: float, bottom: float, top: float) -> tuple["Figure", "Axes"]:
     """Create a figure with one pair of axes. Call this function in a ``with style()`` block.
 
     The margins are fixed (in inches), because the width of a text depends on the fonts of the reader's browser.
@@ -90,26 +88,26 @@ def blank(height: float, *, left: float, right: float, bottom: float, top: float
     return figure, axes
 
 
-def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
+def locator(bins: int, *, integer: bool = True) -> "MaxNLocator":
     """Create a tick locator with at most ``bins`` intervals on an axis."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(bins, integer=integer, steps=[1, 2, 5, 10])
 
 
-def label_with_percents(*axes: Axis) -> None:
+def label_with_percents(*axes: "Axis") -> None:
     """Label the ticks of axes in percent. The values of the axes are fractions."""
     for axis in axes:
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
-def label_with_counts(*axes: Axis) -> None:
+def label_with_counts(*axes: "Axis") -> None:
     """Label the ticks of axes with thousands separators. The values of the axes are counts."""
     for axis in axes:
         axis.set_major_formatter(lambda value, _: number(value))
 
 
-def svg(figure: Figure, description: str) -> str:
+def svg(figure: "Figure", description: str) -> str:
     """Return an ``<svg>`` element for a page. The output is deterministic, and its ids are unique to the figure.
 
     Args:

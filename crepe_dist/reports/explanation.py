@@ -1,7 +1,5 @@
 """Display of explanations, in colour on terminals or as plain text; and the web page of the HTTP service."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import groupby

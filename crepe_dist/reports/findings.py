@@ -1,7 +1,5 @@
 """Sentences about a run, and warnings with advice, for the report, the model card, the terminal and exports."""
 
-from __future__ import annotations
-
 import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -40,7 +38,7 @@ STRONG = 0.9  # Classes with at least this F1 are not listed as weak classes.
 Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
 
 
-def describe_result(record: RunRecord, classes: list[str]) -> str:
+def describe_result(record: "RunRecord", classes: list[str]) -> str:
     """State the test accuracy and the majority-class baseline, or the test scores of a multilabel model."""
     scores = record.test_scores
     if scores is None:
@@ -58,7 +56,7 @@ def describe_result(record: RunRecord, classes: list[str]) -> str:
     )
 
 
-def describe_selection(record: RunRecord) -> str:
+def describe_selection(record: "RunRecord") -> str:
     """State which epoch is selected, and why."""
     if record.result is None:
         return f"The run is not finished. The last epoch so far is {record.epoch}."
@@ -77,26 +75,26 @@ def describe_selection(record: RunRecord) -> str:
     return f"Epoch {record.epoch} of {_last_epoch(record)} {reason}.{stopped}{refit}"
 
 
-def _last_epoch(record: RunRecord) -> int:
+def _last_epoch(record: "RunRecord") -> int:
     return int(record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch)
 
 
-def _planned(record: RunRecord) -> int:
+def _planned(record: "RunRecord") -> int:
     return record.settings.get("training.epochs") or 0
 
 
-def _stopped(record: RunRecord) -> bool:
+def _stopped(record: "RunRecord") -> bool:
     return record.result is not None and _last_epoch(record) < _planned(record)
 
 
-def network(record: RunRecord) -> str:
+def network(record: "RunRecord") -> str:
     """Describe the network: its kind, its size and its number of parameters."""
     settings = record.metadata["network"]
     text = config_class(settings).description_template.format_map(defaultdict(lambda: "?", settings))
     return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text
 
 
-def training(record: RunRecord) -> str:
+def training(record: "RunRecord") -> str:
     """Describe the training time, the hardware and the interruptions."""
     history, provenance = record.history, record.provenance
     sentences = [f"Training took {duration(history.seconds)}, without evaluation."]
@@ -108,32 +106,32 @@ def training(record: RunRecord) -> str:
     return " ".join(sentences)
 
 
-def training_rows(record: RunRecord) -> list[int] | None:
+def training_rows(record: "RunRecord") -> list[int] | None:
     """Return the number of training rows of each class, or ``None`` if the numbers are unknown."""
     rows: dict[str, list[int]] = record.provenance.get("rows", {})
     return rows.get("train")
 
 
-def never_predicted(record: RunRecord, scores: MulticlassScores, classes: list[str]) -> Warning_ | None:
+def never_predicted(record: "RunRecord", scores: "MulticlassScores", classes: list[str]) -> Warning_ | None:
     """Warn about classes that were never predicted; see ``never_predicted_warning``. The advice depends on the run."""
     is_done = _stopped(record) or _has_risen(*_losses(record))
     return never_predicted_warning(scores, classes, training_rows(record), trains_longer=not is_done)
 
 
-def split_sizes(record: RunRecord) -> dict[str, int]:
+def split_sizes(record: "RunRecord") -> dict[str, int]:
     """Return a mapping from split names to numbers of documents. It is empty if the numbers are unknown."""
     if record.provenance:
         return dict(record.provenance["documents"])
     return {name: scores.documents for name, scores in record.scores.items()}
 
 
-def reproducible(record: RunRecord) -> bool:
+def reproducible(record: "RunRecord") -> bool:
     """Return True if repeating the training is bit-identical on any number of processes."""
     build = str(record.metadata["numerics"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
 
-def command(record: RunRecord) -> str:
+def command(record: "RunRecord") -> str:
     """Return the command that repeats the training.
 
     If training is bit-identical on any number of processes, the command uses one process.
@@ -148,7 +146,7 @@ def command(record: RunRecord) -> str:
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"
 
 
-def _losses(record: RunRecord) -> tuple[list[float], float]:
+def _losses(record: "RunRecord") -> tuple[list[float], float]:
     """Return the loss on unseen texts after each epoch, computed from calibrated probabilities.
 
     Returns:
@@ -164,7 +162,7 @@ def _has_risen(losses: list[float], error: float) -> bool:
     return len(losses) > 1 and losses[-1] > RISEN * min(losses) + error
 
 
-def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
+def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
     """Return warnings about the result.
 
     The warnings never recommend both longer and shorter training. The losses take precedence over the scores.
@@ -265,7 +263,7 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
     return [f"Label corrections changed {changed} before training.{scores}"]
 
 
-def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
+def describe_limits(record: "RunRecord", classes: list[str]) -> list[str]:
     """Describe the limitations of the model for its users."""
     sentences = basic_limits(record.metadata["encoding"], "labels" in record.metadata)
     sentences += changed_labels(record.metadata)

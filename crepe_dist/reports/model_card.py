@@ -1,7 +1,5 @@
 """Model card of a run, and escaping of untrusted names of classes and data sets in Markdown."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from typing import Any

@@ -3,8 +3,6 @@
 Jinja is an optional dependency. The functions import it, so that the report modules can print tables without it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

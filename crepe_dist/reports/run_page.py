@@ -4,8 +4,6 @@ This module also writes the model card, which ``model_card.py`` renders. ``score
 "Scores". The sentences and the warnings are in ``findings.py``, because the model card and the terminal also show them.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -264,7 +262,7 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
         return drawing.svg(figure, f"Validation and test {measure} by epoch")
 
 
-def _axes(label: str, history: History) -> tuple[Figure, Axes]:
+def _axes(label: str, history: History) -> tuple["Figure", "Axes"]:
     """Create axes over steps, with space for a legend above them."""
     top = 0.5 if history.resume_steps else 0.3
     figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
@@ -277,7 +275,7 @@ def _axes(label: str, history: History) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
+def _epochs(axes: "Axes", history: History, score: str, reported: int | None) -> None:
     for split, marker in MARKERS.items():
         key = f"{split}_{score}"
         points = [(epoch["step"], epoch[key]) for epoch in history.epochs if key in epoch]
@@ -289,12 +287,12 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
         axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="selected")
 
 
-def _marks(axes: Axes, history: History) -> None:
+def _marks(axes: "Axes", history: History) -> None:
     """Mark the steps where the run was resumed."""
     for index, step in enumerate(history.resume_steps):
         axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: "Axes") -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, borderaxespad=0.4, handlelength=1.4,
                 columnspacing=1.2)  # fmt: skip

@@ -5,8 +5,6 @@
 intervals and the class table. Class names and texts are untrusted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ A checkpoint is named by its epoch and its test accuracy, or micro F1 if documen
 files: the parameters (``.params``), the metadata (``.json``) and the scores of the epoch (``.scores.json``).
 """
 
-from __future__ import annotations
-
 import glob
 import re
 import shlex

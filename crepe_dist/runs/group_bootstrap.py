@@ -5,8 +5,6 @@ The result of a draw depends only on the numbers of documents and of correct doc
 the same two numbers are drawn together, so the time does not grow with the number of groups.
 """
 
-from __future__ import annotations
-
 from statistics import NormalDist
 
 import numpy as np

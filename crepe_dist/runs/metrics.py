@@ -1,7 +1,5 @@
 """Metrics of a run: the writer of ``metrics.jsonl`` and TensorBoard events, and the reader of ``metrics.jsonl``."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -9,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +200,7 @@ class MetricsLogger:
 
 def wall_clock() -> str:
     """Return the date and time in UTC with milliseconds, in the format of ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def iter_records(path: Path) -> Iterator[Record]:
@@ -237,7 +235,7 @@ class DownsampledPoint:
     mean: float
     count: int = 1
 
-    def merge(self, later: DownsampledPoint) -> None:
+    def merge(self, later: "DownsampledPoint") -> None:
         """Add the steps of a later point to this point."""
         total = self.count + later.count
         self.mean += (later.mean - self.mean) * later.count / total
@@ -270,7 +268,7 @@ class History:
     rank_steps: int = 0
 
     @classmethod
-    def from_run_dir(cls, run_dir: Path) -> History:
+    def from_run_dir(cls, run_dir: Path) -> "History":
         """Read the history of the run in a folder."""
         history = cls()
         for record in iter_records(run_dir / METRICS):

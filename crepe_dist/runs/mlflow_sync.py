@@ -3,8 +3,6 @@
 The server, the experiment and the credentials come from MLflow's own environment variables.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import datetime
@@ -66,7 +64,7 @@ class MlflowSync(TrackerSync):
         elif run.info.status != "RUNNING":
             client.update_run(run_id, "RUNNING")
 
-    def _find_run(self, client: MlflowClient) -> Any:
+    def _find_run(self, client: "MlflowClient") -> Any:
         """Return MLflow's run of an earlier call; ``None`` if there is none, or if it was deleted."""
         from mlflow.exceptions import MlflowException
 
@@ -82,7 +80,7 @@ class MlflowSync(TrackerSync):
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _create_run(self, client: MlflowClient) -> Any:
+    def _create_run(self, client: "MlflowClient") -> Any:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
         if experiment_id is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")

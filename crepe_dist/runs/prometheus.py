@@ -1,7 +1,5 @@
 """Prometheus metrics of a training job, which rank 0 serves over HTTP."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping
@@ -77,7 +75,7 @@ class PrometheusExporter:
             self._gauges[name].set(record[name])
         self._logged.set(time.time())
 
-    def __enter__(self) -> PrometheusExporter:
+    def __enter__(self) -> "PrometheusExporter":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,7 +1,5 @@
 """Record of a run: its settings, scores and history, which reports and comparisons read from its directory."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +86,7 @@ class RunRecord:
         """Fingerprint of the data (``Dataset.fingerprint``)."""
         return str(self.metadata["data"]["fingerprint"])
 
-    def has_same_test_split(self, other: RunRecord) -> bool:
+    def has_same_test_split(self, other: "RunRecord") -> bool:
         """Return whether both runs were evaluated on the same test documents."""
         return bool(self.metadata["data"]["test"] == other.metadata["data"]["test"])
 

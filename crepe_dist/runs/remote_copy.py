@@ -6,8 +6,6 @@ interrupted is recognised. During training, a copy does not overwrite the files 
 only after its own ``upload.json`` has been written.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Result of a finished run: ``result.json``, which also marks the run as finished."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ and SHA-256 of the other two files. A state is written to a temporary folder, wh
 is retained, in case the newest state gets damaged.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat
@@ -81,14 +79,14 @@ class TrainerState:
         self.smoothed_loss = mean if previous is None else (1 - SMOOTHING) * previous + SMOOTHING * mean
         self.loss_sum += loss
 
-    def restore(self, other: TrainerState) -> None:
+    def restore(self, other: "TrainerState") -> None:
         """Copy all values of ``other`` into this object.
 
         Other objects hold references to this object, so it is not replaced.
         """
         vars(self).update(vars(other.copy()))
 
-    def copy(self) -> TrainerState:
+    def copy(self) -> "TrainerState":
         return replace(self, epochs=list(self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:

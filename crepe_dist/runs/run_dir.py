@@ -1,7 +1,5 @@
 """Directory of a run: its paths, its lock, and the files that can be removed from it."""
 
-from __future__ import annotations
-
 import fcntl
 import shutil
 import socket
@@ -44,13 +42,13 @@ class RunDir:
         return self.path / "state"
 
     @property
-    def supervised(self) -> RunDir:
+    def supervised(self) -> "RunDir":
         """Directory of the supervised model, which is trained before the unlabelled texts are used."""
         former = self.path / "first"  # Name of the directory in earlier versions.
         return RunDir(former if former.is_dir() else self.path / "supervised")
 
     @property
-    def refit(self) -> RunDir:
+    def refit(self) -> "RunDir":
         """Directory of the refit (``training/refit.py``)."""
         return RunDir(self.path / "refit")
 

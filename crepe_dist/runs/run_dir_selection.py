@@ -1,7 +1,5 @@
 """Selection and locking of the directory of a run. The same command selects the same directory again."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext

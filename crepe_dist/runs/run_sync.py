@@ -1,7 +1,5 @@
 """Threads of rank 0 that bring a run to a server during training: to a store of files, or to a tracker."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -63,7 +61,7 @@ class RunSync(ABC):
             UserError: The server cannot be used.
         """
 
-    def __enter__(self) -> RunSync:
+    def __enter__(self) -> "RunSync":
         """Start the first call, so that a warning about the server comes before the first epoch."""
         self.start()
         return self

@@ -5,12 +5,10 @@ For multilabel documents, the log-odds of each class are counted in intervals of
 treats documents in the same interval as equal.
 """
 
-from __future__ import annotations
-
 import base64
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +70,7 @@ class Mistake:
     ranking: tuple[tuple[int, float], ...]
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Mistake:
+    def from_dict(cls, saved: dict[str, Any]) -> "Mistake":
         """Create a mistake from the values that ``asdict`` returned."""
         return cls(**{**saved, "ranking": tuple(map(tuple, saved["ranking"]))})
 
@@ -387,7 +385,7 @@ class MultilabelScores(ClassificationScores):
         return {**micro, "exact_match": self.exact_match, **{name: getattr(self, name) for name in names}}
 
 
-AnyScores = Union[MulticlassScores, MultilabelScores]
+AnyScores = MulticlassScores | MultilabelScores
 
 
 def choose_thresholds(histogram: Counts) -> Floats:

@@ -1,7 +1,5 @@
 """Base class of the trackers of experiments (``train --track``): the recorded values, and the warning for a failure."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 The server, the project and the credentials come from the environment variables and the files of its own client.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

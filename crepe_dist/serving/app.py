@@ -1,7 +1,5 @@
 """ASGI application of the HTTP service, with its metrics for Prometheus and its access log."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time
@@ -157,7 +155,7 @@ def create_app(
     async def wait(future: Future[Result]) -> Result:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), options.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             remedy = "try again later, with fewer or shorter texts"
             raise HttpError(503, "the response timed out", "the service is overloaded", remedy, retry_after=1) from None
 

@@ -1,11 +1,9 @@
 """Dynamic batching of requests for a model."""
 
-from __future__ import annotations
-
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction

@@ -7,8 +7,8 @@ extension.
 
 import json
 import math
-from collections.abc import Awaitable, Sequence
-from typing import Annotated, Any, Callable, Optional, Union
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Header, Request, Response
@@ -37,8 +37,8 @@ class StrictModel(BaseModel):
 class Parameters(StrictModel):
     """Parameters of Triton's extension for binary data."""
 
-    binary_data_size: Annotated[Optional[int], Field(ge=0, description="size of an input after the JSON, bytes")] = None
-    binary_data: Annotated[Optional[bool], Field(description="true to send this output after the JSON")] = None
+    binary_data_size: Annotated[int | None, Field(ge=0, description="size of an input after the JSON, bytes")] = None
+    binary_data: Annotated[bool | None, Field(description="true to send this output after the JSON")] = None
     binary_data_output: Annotated[bool, Field(description="true to send all outputs after the JSON")] = False
 
 
@@ -49,9 +49,7 @@ class InputTensor(StrictModel):
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
     datatype: str = Field(pattern=f"^{BYTES}$")
     parameters: Parameters = Parameters()
-    data: Annotated[
-        list[Union[str, list[str]]], FailFast(), Field(description="the texts, unless they follow the JSON")
-    ] = []
+    data: Annotated[list[str | list[str]], FailFast(), Field(description="the texts, unless they follow the JSON")] = []
 
 
 class OutputTensor(StrictModel):
@@ -64,7 +62,7 @@ class OutputTensor(StrictModel):
 class InferRequest(StrictModel):
     """Request for an inference."""
 
-    id: Annotated[Optional[str], Field(description="id of the request, which the response repeats")] = None
+    id: Annotated[str | None, Field(description="id of the request, which the response repeats")] = None
     parameters: Parameters = Parameters()
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=MAX_INPUTS)]
     outputs: Annotated[list[OutputTensor], Field(max_length=8, description="default: all")] = []
@@ -125,7 +123,7 @@ def add_routes(
 
     @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra=body_schema)
     async def infer_labels(
-        request: Request, head_length: Annotated[Optional[int], Header(alias=HEAD_LENGTH, ge=0)] = None
+        request: Request, head_length: Annotated[int | None, Header(alias=HEAD_LENGTH, ge=0)] = None
     ) -> Response:
         # Clients of the protocol need not send a Content-Type. A request with the header "Origin" comes from a browser,
         # possibly from a page of another site, so its Content-Type is checked.

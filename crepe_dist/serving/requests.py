@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, Optional, TypeVar, Union
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from starlette.datastructures import Headers, MutableHeaders
@@ -35,7 +35,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 Schema = TypeVar("Schema", bound=BaseModel)
-Value = Union[str, int, float, bool, None]  # Value of a column.
+Value = str | int | float | bool | None  # Value of a column.
 
 
 class PredictRequest(BaseModel):
@@ -45,8 +45,8 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, Value]
 
-    text: Optional[str] = Field(None, description="text to classify")
-    title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
+    text: str | None = Field(None, description="text to classify")
+    title: str | None = Field(None, description="title of the text, joined as in training: title | text")
     columns: dict[str, Value] = Field(
         {}, description="values of columns by their names in the training data; the names may also be top-level keys"
     )
@@ -262,7 +262,7 @@ class RequestLimitMiddleware:
         timeout, limit = self.options.timeout, self.options.max_body
         try:
             body = await asyncio.wait_for(_body(receive, limit), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             what = f"the request was not complete after {timeout:g} seconds"
             raise HttpError(408, what, remedy="send the request faster, or raise --timeout", closes=True) from None
         if body is None:
@@ -284,7 +284,7 @@ class RequestLimitMiddleware:
             self._in_progress -= 1
 
 
-async def _body(receive: Receive, limit: int) -> Optional[bytes]:
+async def _body(receive: Receive, limit: int) -> bytes | None:
     """Receive a complete body. Return ``None`` if the body is too long.
 
     A body that is too long is also received to its end, but it is not stored. Many clients read the response only after

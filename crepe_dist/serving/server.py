@@ -1,7 +1,5 @@
 """HTTP server: uvicorn with connection limits and graceful shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
@@ -78,13 +78,13 @@ class Config(Settings):
     device: Literal["auto", "gpu", "cpu"] = setting(
         "auto", "Device. auto: a GPU if there is one that supports the network, otherwise the CPU."
     )
-    name: Optional[str] = setting(
+    name: str | None = setting(
         None,
         "Name of the run in reports and comparisons (1 to 80 printable characters), such as baseline. A resumed run "
         "keeps its name unless a new name is given. Default: the name of the run folder.",
         RUN_NAME,
     )
-    run_dir: Optional[str] = setting(
+    run_dir: str | None = setting(
         None, "Folder of the run. Default: `runs/<data>-<hash of the settings that change the result>`.", PATH
     )
     fresh: bool = setting(False, "Start a new run even if a run with the same settings exists.")
@@ -222,7 +222,7 @@ def parse(words: Sequence[str]) -> Config:
     return parse_with_cluster(words)[0]
 
 
-def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[dict[str, int]]]:
+def parse_with_cluster(words: Sequence[str]) -> tuple[Config, dict[str, int] | None]:
     """Parse a command line into a configuration and the keyword arguments of ``on_ray``.
 
     If ``--on`` is not given, there are no keyword arguments, and the second value is ``None``.
@@ -241,7 +241,7 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[dict[str,
     return config, _cluster(values)
 
 
-def _cluster(values: argparse.Namespace) -> Optional[dict[str, int]]:
+def _cluster(values: argparse.Namespace) -> dict[str, int] | None:
     options = {"processes": values.processes, "max_restarts": values.max_restarts}
     given = {name: value for name, value in options.items() if value is not None}
     if values.on is None:

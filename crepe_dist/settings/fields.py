@@ -5,11 +5,11 @@ Flags, YAML keys and Python arguments are all generated from these fields, so ea
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from crepe_dist.errors import UserError
 from crepe_dist.settings.aliases import current_value
@@ -35,7 +35,7 @@ class ValueType:
             capital letters.
     """
 
-    metavar: Optional[str] = None
+    metavar: str | None = None
 
     def read(self, text: str) -> Any:
         """Parse the text of a flag. Raise ``ValueError`` if the text cannot be parsed."""
@@ -169,7 +169,7 @@ class Wrapped(ValueType):
     of: ValueType
 
     @property
-    def metavar(self) -> Optional[str]:  # type: ignore[override]
+    def metavar(self) -> str | None:  # type: ignore[override]
         return self.of.metavar
 
     def __str__(self) -> str:
@@ -212,16 +212,13 @@ PATH_ARGUMENT = PathType("a name", re.compile(r"(?=.*\S)[^\0]*", re.DOTALL).full
 def setting(
     default: Any,
     help: str,
-    kind: Optional[ValueType] = None,
+    kind: ValueType | None = None,
     *also: str,
     flag: str = "",
-    positional: Optional[str] = None,
+    positional: str | None = None,
     networks: tuple[str, ...] = (),
 ) -> Any:
     """Declare a setting as a field of a dataclass.
-
-    If ``kind`` is ``None`` or the setting is boolean, the module of the dataclass must not use ``from __future__ import
-    annotations``, because the type of the field is read at run time.
 
     Args:
         default: Default value. If it is ``None``, the setting also accepts null.

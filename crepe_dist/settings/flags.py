@@ -11,11 +11,11 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, ClassVar, NoReturn, Optional
+from typing import Any, ClassVar, NoReturn
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
@@ -133,7 +133,7 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 
 
 def add_settings(
-    flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
+    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str] | None = None
 ) -> None:
     """Add a flag to a parser for each setting of a group.
 
@@ -153,7 +153,7 @@ def add_settings(
             "default": argparse.SUPPRESS,
             "help": _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
         }
-        if option.type in (bool, Optional[bool]):
+        if option.type in (bool, bool | None):
             if flag:
                 arguments |= {"nargs": "?", "const": True}
             else:
@@ -258,7 +258,7 @@ class ThresholdFlag(Settings):
         'these". auto: the threshold that 95 % of the validation texts reach.',
         float_range(0, 1, "auto"),
     )
-    min_precision: Optional[float] = setting(
+    min_precision: float | None = setting(
         None,
         "Required precision of the predictions. The threshold is the lowest threshold that gives the validation split "
         'this precision with 95 % confidence. For texts below the threshold, the answer is "none of these". '
@@ -275,19 +275,19 @@ class ThresholdFlag(Settings):
 class ColumnFlags(Settings):
     """Flags of commands that read labelled files: format and columns."""
 
-    input_format: Optional[str] = setting(
+    input_format: str | None = setting(
         None, "File format. Default: detected from the file name and the content.", Choice(FORMATS)
     )
     header: str = setting("auto", HEADER, Choice(HEADERS))
-    encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
-    label: Optional[str] = setting(
+    encoding: str | None = setting(None, ENCODING, TextEncoding())
+    label: str | None = setting(
         None,
         "Label column, by name or by number (from 1). Default: the column of the model's data, otherwise a "
         "column with a common name, otherwise the first column.",
         COLUMN,
         "--label-column",
     )
-    label_columns: Optional[str] = setting(
+    label_columns: str | None = setting(
         None,
         "Columns A,B,… to use instead of the label column. Each column stands for a class and contains 0 or 1, or "
         "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical label.",
@@ -306,22 +306,22 @@ class ColumnFlags(Settings):
 class ModelFlags(Settings):
     """Flags of commands that open a model. The model may be a weights file of another program."""
 
-    checkpoint: Optional[str] = setting(
+    checkpoint: str | None = setting(
         None,
         "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
         "model chosen with `use`, otherwise the newest run in runs/ if all runs there were trained on the same data.",
         NON_EMPTY,
         positional="?",
     )
-    mode: Optional[str] = setting(
+    mode: str | None = setting(
         None, "Encoding that the texts had in training. Only for parameters of another program.", Choice(MODES)
     )
-    feature_len: Optional[int] = setting(
+    feature_len: int | None = setting(
         None,
         "Maximum length in characters of a document. Only for parameters of another program. Default: 1014.",
         int_range(1, MAX_DOCUMENT_LENGTH),
     )
-    classes: Optional[str] = setting(
+    classes: str | None = setting(
         None,
         "Classes in the order of training: a,b,c, or a file with one name per line. Only for parameters of another "
         "program.",
@@ -344,7 +344,7 @@ class DeviceFlag(Settings):
     device: str = setting("auto", "Device. auto: a GPU if there is one, otherwise the CPU.", Choice(DEVICES))
 
 
-def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
+def _class_names(value: str | None) -> tuple[str, ...] | None:
     """Return the class names in the value of ``--classes``, which is a file name or a comma-separated list."""
     if value is None:
         return None
@@ -365,7 +365,7 @@ def check_folder(path: Path) -> None:
         raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
-def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) -> None:
+def check_output(path: Path | None, flag: str, source: str | None = None) -> None:
     """Raise ``UserError`` if an output file cannot be written or is the input file.
 
     Commands call this function before they start their work, so that they fail early.
@@ -386,7 +386,7 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
 
 
-def check_page(path: Optional[Path], source: Optional[str]) -> None:
+def check_page(path: Path | None, source: str | None) -> None:
     """Raise ``UserError`` if the page of ``--html`` cannot be written; see ``check_output``."""
     if path is not None:
         extras.require("reports", "--html")

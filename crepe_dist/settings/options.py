@@ -7,7 +7,7 @@ the setting specifies another unit.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 from crepe_dist import network_registry
 from crepe_dist.files.json_file import parse_json
@@ -93,14 +93,14 @@ class ModelOptions(Settings, group="model"):
         "convolutional branch with residual blocks. ngrams: the n-gram branch only, which takes about half of the CPU "
         "time (17 s instead of 32 s on the sample). paper: the convolutional network of Zhang, Zhao & LeCun (2015).",
     )
-    buckets: Optional[int] = setting(
+    buckets: int | None = setting(
         None,
         "Number of rows of the n-gram table. A quarter of the rows is for words, the rest for character n-grams. "
         "Default: a power of two up to 1,048,576, which decreases as the number of classes grows.",
         int_range(4, MAX_BUCKETS),
         networks=("crepe", "ngrams"),
     )
-    embedding_rows: Optional[int] = setting(
+    embedding_rows: int | None = setting(
         None,
         "Number of rows of the embedding table that feeds the convolutions. Each hashed n-gram has one row. "
         "Default: 131,072, or 524,288 for a document length above 1,024 characters.",
@@ -126,7 +126,7 @@ class ModelOptions(Settings, group="model"):
         "training rows, otherwise small.",
         networks=("paper",),
     )
-    dropout: Optional[float] = setting(
+    dropout: float | None = setting(
         None,
         "Dropout probability. crepe drops single values of the n-gram embeddings. paper drops units of the hidden "
         "dense layers. Default: 0.1 for crepe, 0.5 for paper.",
@@ -170,7 +170,7 @@ class OptimizerOptions(Settings, group="optimizer"):
         "embedding table only in the steps that use this row.",
         float_range(0, 1),
     )
-    clip_norm: Optional[float] = setting(
+    clip_norm: float | None = setting(
         None,
         "Maximum Euclidean norm of the mean gradient, over all parameters together. A larger gradient is scaled down "
         "to this norm. Default: no clipping.",
@@ -266,7 +266,7 @@ class ClassWeightsType(ValueType):
 class TrainingOptions(Settings, group="training"):
     """Training loop."""
 
-    epochs: Optional[int] = setting(
+    epochs: int | None = setting(
         None,
         "Number of passes over the training split. Early stopping may end training sooner; see `patience`. "
         "Default: 3 (paper: 5). Small data get more epochs, until all epochs together have 48,000 documents (at most 8 "
@@ -274,14 +274,14 @@ class TrainingOptions(Settings, group="training"):
         "characters get fewer epochs, at least 2. If there are unlabelled texts, the number is doubled, to at most 20.",
         int_range(1, MAX_COUNT),
     )
-    init_from: Optional[str] = setting(
+    init_from: str | None = setting(
         None,
         "Weights to start from: a .params file, a run folder or an exported folder. The weights may come from training "
         "on the same data or on other data, and they determine the network and its sizes. The outputs of classes with "
         "the same name are copied. Classes that the weights do not have get new outputs. Default: random parameters.",
         PATH,
     )
-    patience: Optional[int] = setting(
+    patience: int | None = setting(
         None,
         "Stop early after this number of epochs in a row without an improvement. An epoch is an improvement if its "
         "score (see `metric_for_best_model`) or its calibrated loss is better than at the last improvement, by more "
@@ -297,13 +297,13 @@ class TrainingOptions(Settings, group="training"):
         "standard error, the lower calibrated loss wins. If the losses are equal within their tolerance, the later "
         "epoch wins.",
     )
-    label_smoothing: Optional[float] = setting(
+    label_smoothing: float | None = setting(
         None,
         "Fraction of each label that is spread evenly over all classes. Smoothing makes the predicted probabilities "
         "less extreme. Default: 0.1 for crepe, otherwise 0.",
         float_range(0, 1, open_above=True),
     )
-    class_weights: Union[str, dict[str, float]] = setting(
+    class_weights: str | dict[str, float] = setting(
         "none",
         "Weight of a document in the loss, by its class. none: all documents weigh the same. balanced: rare "
         'classes count as much as frequent ones. Weights by class name, such as {"spam": 3}: other classes have the '
@@ -316,14 +316,14 @@ class TrainingOptions(Settings, group="training"):
         "on the labelled texts and gives pseudo labels to the unlabelled texts. Requires a validation split. If the "
         "data have no unlabelled texts, the setting has no effect.",
     )
-    sentence_encoder: Optional[str] = setting(
+    sentence_encoder: str | None = setting(
         None,
         "Sentence encoder that helps to find the pseudo labels of unlabelled texts: wordllama, model2vec:MODEL, "
         "sentence-transformers:MODEL, MODEL.onnx with tokenizer.json in the same folder, or VECTORS.npy. "
         "Default: none.",
         PATH,
     )
-    refit: Optional[bool] = setting(
+    refit: bool | None = setting(
         None,
         "After the validation split has selected the epoch, train the n-gram table once more, on the training and "
         "validation rows together. A run with `init_from` is never refitted. Default: true, or false if the validation "
@@ -346,7 +346,7 @@ class TrainingOptions(Settings, group="training"):
 class StateOptions(Settings, group="state"):
     """The resume state: the files that an interrupted run needs to continue."""
 
-    save_steps: Optional[int] = setting(
+    save_steps: int | None = setting(
         None,
         "Maximum number of steps between two saves of the resume state, even if `save_seconds` have not passed. The "
         "limit is strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
@@ -374,7 +374,7 @@ class LoggingOptions(Settings, group="logging"):
         "0: no records.",
         int_range(0, MAX_COUNT),
     )
-    metrics_port: Optional[int] = setting(
+    metrics_port: int | None = setting(
         None,
         "Port where rank 0 serves metrics for Prometheus during training, at the path /metrics. Requires the `metrics` "
         "extra. The value 0 selects a free port. Default: no metrics.",
@@ -399,7 +399,7 @@ class LoggingOptions(Settings, group="logging"):
         "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "
         "refitted, and during training the checkpoints that a resumed run may need. all: every checkpoint.",
     )
-    upload: Optional[str] = setting(
+    upload: str | None = setting(
         None,
         "URL of a folder, such as s3://bucket/runs, that gets a copy of the run after each epoch and at the end. If "
         "the run folder is missing or empty, the run is resumed from this copy. Requires the `remote` extra. Default: "

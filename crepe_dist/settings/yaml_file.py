@@ -1,7 +1,5 @@
 """Reader of YAML files of settings. The files may be untrusted, so only plain values, lists and mappings are read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Fitting of the weight of Crepe's convolutional branch to the validation split, before the splits are evaluated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 
 from crepe_dist.data.dataset import Dataset, Split

@@ -1,7 +1,5 @@
 """Callbacks of the training loop: the interface, the list that calls them in order, and the watchdog's callback."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Warning about a training loss that stays at chance."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +34,7 @@ class ChanceLossMonitor(Callback):
         self._has_warned = False
 
     @classmethod
-    def create(cls, context: TrainContext) -> ChanceLossMonitor:
+    def create(cls, context: TrainContext) -> "ChanceLossMonitor":
         """Create the monitor for a run."""
         train = context.data.splits["train"]
         chance = context.engine.loss.class_prior_loss(train.targets.class_mass(), len(train))

@@ -1,7 +1,5 @@
 """Objects that a rank needs for a training job and for each of its networks; and the learning-rate schedules."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +89,7 @@ class TrainContext:
         run_dir: RunDir,
         job: JobContext,
         last_epoch: int | None = None,
-    ) -> TrainContext:
+    ) -> "TrainContext":
         """Create the optimizer and the metrics files of a run that has not started.
 
         Every rank must call this method.

@@ -1,7 +1,5 @@
 """Progress of a run. Rank 0 prints it to standard output: as a progress bar on a terminal, otherwise as plain lines."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from contextlib import suppress

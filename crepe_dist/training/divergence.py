@@ -1,7 +1,5 @@
 """Checks for divergence: non-finite gradients, losses and scores, and replicas with different parameters."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter

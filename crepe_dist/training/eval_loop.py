@@ -1,7 +1,5 @@
 """Evaluation loop over a split. Every rank evaluates its shard of the documents, and the counts are all-reduced."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 

@@ -1,7 +1,5 @@
 """Evaluation of a network on a split. The ranks sum exact counts, so the number of ranks does not affect the scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

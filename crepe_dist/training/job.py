@@ -5,8 +5,6 @@ unlabelled texts, it trains two networks with the same training loop (``pseudo_l
 n-gram branch on the train and validation splits (``refit``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace

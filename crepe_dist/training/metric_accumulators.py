@@ -1,10 +1,8 @@
 """Accumulators of metrics over a split. Each rank counts its own documents, and the counts are all-reduced."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import asdict, replace
-from typing import Generic, TypeVar, Union
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +47,7 @@ Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
-Losses = Union[npt.NDArray[np.float32], npt.NDArray[np.float64]]
+Losses = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Result = TypeVar("Result")
 Numbers = TypeVar("Numbers", bound=npt.NDArray[np.generic])

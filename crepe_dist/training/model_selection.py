@@ -1,7 +1,5 @@
 """Model selection: the best epoch and the reported epoch of a run, early stopping, and the checkpoints to keep."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -43,7 +41,7 @@ class ModelSelection:
     score: str = "accuracy"
 
     @classmethod
-    def for_data(cls, config: Config, data: Dataset, num_epochs: int) -> ModelSelection:
+    def for_data(cls, config: Config, data: Dataset, num_epochs: int) -> "ModelSelection":
         """Create the model selection for a run of at most ``num_epochs`` epochs."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))

@@ -1,7 +1,5 @@
 """Construction of a run's network, and of the engine that computes it on this rank's device."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from crepe_dist import hardware, network_registry

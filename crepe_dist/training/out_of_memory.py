@@ -1,7 +1,5 @@
 """Out-of-memory errors, translated into messages that name the batch size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

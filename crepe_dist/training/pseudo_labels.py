@@ -9,8 +9,6 @@
 4. The model with the lower validation loss is selected.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace

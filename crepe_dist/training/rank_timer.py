@@ -1,7 +1,5 @@
 """Times of every rank: which rank computes, which waits for data, and which waits for the other ranks."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -8,8 +8,6 @@ temperature or thresholds do not change. The refit needs no model selection, so 
 checkpoints.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

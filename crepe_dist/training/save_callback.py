@@ -1,7 +1,5 @@
 """Callback that saves the state during training, stops on request, and checks that the replicas are equal."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from crepe_dist.data.batch import Batch

@@ -5,8 +5,6 @@ embeddings from this cache. The encoder encodes one text at a time, because in a
 could depend on the other texts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 import time

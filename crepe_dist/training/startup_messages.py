@@ -1,7 +1,5 @@
 """Description of a run, printed before its first step, and warnings about settings that make a run slow or useless."""
 
-from __future__ import annotations
-
 import os
 
 from crepe_dist import hardware

@@ -1,7 +1,5 @@
 """Resume state of a run: functions that capture and restore it, and a background thread that writes it."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Logging of the steps: losses, learning rates and throughput, for the metrics files and the progress display."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

@@ -12,8 +12,6 @@ notebook. In this case, Horovod's ``DistributedTrainer`` wraps Gluon's trainer (
 Logging, saving, stopping and the watchdog's heartbeats are implemented as callbacks (``create_callbacks``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Functions that open a run's data set on every rank and verify it once per host."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Transfer learning: copying of pretrained parameters (``training.init_from``) into a new network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hyperparameter search with Optuna. The search has a time limit and can be resumed."""
 
-from __future__ import annotations
-
 import shutil
 import time
 import warnings
@@ -70,7 +68,7 @@ def first_trials(data: Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def suggest(trial: Trial) -> dict[str, Any]:
+def suggest(trial: "Trial") -> dict[str, Any]:
     """Return the hyperparameters of a trial by their dotted names.
 
     For the trial of the defaults, the result is empty, so that training uses its own defaults.
@@ -141,7 +139,7 @@ class Search:
                 attributes: TrialOutcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
                 self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
-    def run(self, deadline: float, max_trials: int | None, num_processes: int, show: Show) -> Iterator[FrozenTrial]:
+    def run(self, deadline: float, max_trials: int | None, num_processes: int, show: Show) -> Iterator["FrozenTrial"]:
         """Run trials until the deadline. Yield each trial when it has finished or was interrupted.
 
         Args:
@@ -160,7 +158,7 @@ class Search:
             trial.set_user_attr("folder", name)
             trial.set_user_attr("settings", settings)
 
-            def prune(epoch: int, accuracy: float, trial: Trial = trial, is_default: bool = is_default) -> bool:
+            def prune(epoch: int, accuracy: float, trial: "Trial" = trial, is_default: bool = is_default) -> bool:
                 trial.report(accuracy, epoch)
                 return trial.should_prune() and not is_default
 
@@ -181,25 +179,25 @@ class Search:
             self._write_results()
             yield told
 
-    def trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list["FrozenTrial"]:
         """Return the trials that finished or were interrupted, in order. Only the newest trial of a folder counts."""
         trials = self._study.get_trials(deepcopy=False)
         newest = {trial.user_attrs["folder"]: trial for trial in trials if "end" in trial.user_attrs}
         return [newest[name] for name in sorted(newest)]
 
-    def finished(self) -> list[FrozenTrial]:
+    def finished(self) -> list["FrozenTrial"]:
         """Return the trials that ended by themselves: they completed, were pruned, or failed.
 
         Trials that were interrupted by the deadline or killed are not included.
         """
         return [trial for trial in self.trials() if trial.user_attrs.get("end") in (DONE, PRUNED, FAILED)]
 
-    def best(self) -> FrozenTrial | None:
+    def best(self) -> "FrozenTrial | None":
         """Return the best trial so far, including interrupted trials. ``None`` if no epoch was evaluated."""
         scored = [trial for trial in self.trials() if "validation" in trial.user_attrs]
         return min(scored, key=trial_sort_key, default=None)
 
-    def checkpoint(self, trial: FrozenTrial, folder: Path) -> Path:
+    def checkpoint(self, trial: "FrozenTrial", folder: Path) -> Path:
         """Return the checkpoint of a trial's best epoch, or the trial's run folder if the checkpoint was removed."""
         run = folder / str(trial.user_attrs["folder"]) / RUN
         return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.user_attrs['epoch']}_*.params"), run)
@@ -227,7 +225,7 @@ class Search:
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
 
 
-def trial_sort_key(trial: FrozenTrial) -> tuple[float, bool, float, int]:
+def trial_sort_key(trial: "FrozenTrial") -> tuple[float, bool, float, int]:
     """Return a sort key that puts the best trial first.
 
     Trials are sorted by validation accuracy, in descending order. Ties are broken in this order: finished trials before

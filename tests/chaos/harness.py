@@ -1,7 +1,5 @@
 """Runs with injected faults, and the unbroken run to compare them with."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``tests.chaos.worker`` that may allocate 200 MB more than its imports need, and starts with a large batch."""
 
-from __future__ import annotations
-
 import resource
 
 import crepe_dist.training.train_loop  # noqa: F401  the limit does not count what the import allocates

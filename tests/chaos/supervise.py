@@ -1,7 +1,5 @@
 """``crepe supervise`` of workers with planned faults, which restarts them at once however soon they end."""
 
-from __future__ import annotations
-
 import sys
 
 from crepe_dist import command_runner

@@ -1,7 +1,5 @@
 """Altered, truncated or foreign data are refused before the first step."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -1,7 +1,5 @@
 """Exact resume: a run killed at any step and resumed is bit-identical to an unbroken one."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

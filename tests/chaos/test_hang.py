@@ -1,7 +1,5 @@
 """Hangs: the watchdog ends the run within its limit and records the stacks of every rank."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

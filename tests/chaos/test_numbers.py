@@ -1,7 +1,5 @@
 """Non-finite numbers and replica divergence are found before the update and before a save."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist.data.batch_schedule import BatchSchedule

@@ -1,7 +1,5 @@
 """Random faults in sequence, under the supervisor; the run is bit-identical to an unbroken one."""
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

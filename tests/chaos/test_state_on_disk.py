@@ -1,7 +1,5 @@
 """Disk and process failures during a save: an intact state remains, and the message names it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Tests that a request to stop loses no steps, and that its exit code means that the same command resumes."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Under the supervisor: recovery, preemption, reasons and exit codes, ports, environment."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -6,8 +6,6 @@ save, checkpoint, report), ``step`` (the fault comes at the first opportunity af
 before each step.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

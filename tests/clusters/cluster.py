@@ -1,7 +1,5 @@
 """Ray cluster on this machine in its own process, and commands that train on it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Environments with an engine each, a Ray cluster of this machine, and the run of one process to compare with."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tests of the elastic driver with simulated ranks, and of the process of a rank. They need no Ray."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -1,7 +1,5 @@
 """Classification of a table on each engine, by the example scripts and by the Python of the how-to page."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Callable

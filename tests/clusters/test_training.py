@@ -1,7 +1,5 @@
 """Training on a Ray of two nodes on this machine."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

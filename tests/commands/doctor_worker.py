@@ -1,7 +1,5 @@
 """Run `doctor` with the flags after the first argument, which names what is different on rank 1."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Start ``crepe`` with these arguments, and print the imported modules at the end."""
 
-from __future__ import annotations
-
 import sys
 
 from crepe_dist.__main__ import start

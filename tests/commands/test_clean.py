@@ -1,7 +1,5 @@
 """Tests of `crepe clean`, which lists files that runs no longer need, and removes them with --yes."""
 
-from __future__ import annotations
-
 import fcntl
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Tests of the console command `crepe`."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import sys

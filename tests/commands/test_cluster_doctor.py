@@ -1,7 +1,5 @@
 """Tests of `crepe doctor` in the processes of a launcher."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of the commands prepare, evaluate and predict."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Tests of `crepe doctor`: a run on this machine, and its messages if something is missing or fails."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

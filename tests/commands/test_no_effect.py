@@ -1,7 +1,5 @@
 """Tests that flags without effect are refused, and that `python -m crepe_dist.NAME` runs a command."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

@@ -1,7 +1,5 @@
 """Tests of `crepe verify`: a repeated run is bit-identical, and an altered checkpoint is detected."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

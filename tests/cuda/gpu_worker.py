@@ -3,8 +3,6 @@
 An error of opening the GPU is printed as a command prints it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

@@ -4,8 +4,6 @@ The program prints the SHA-256 of the sums, or the error that the rank met. Rank
 the others in a file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """Compilation of CUDA kernels by NVRTC, which needs no GPU."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Our binding of the NVIDIA driver, on a stand-in that runs kernels on the processor."""
 
-from __future__ import annotations
-
 import gc
 import shutil
 import subprocess

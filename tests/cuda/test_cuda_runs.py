@@ -1,7 +1,5 @@
 """Runs and commands on emulated GPUs: the bits of any number of them, after a failure too, and the CPU's answers."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What the first user of a machine with GPUs reads: `crepe doctor` and `benchmarks/gpu.py`, on emulated GPUs."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """Sums over several GPUs by NCCL, on a stand-in for processes of one host."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 

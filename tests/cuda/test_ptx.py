@@ -1,7 +1,5 @@
 """The PTX interpreter of the tests reports operations whose results are undefined on a GPU."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist.cuda import compiler, gpu

@@ -1,7 +1,5 @@
 """Typos: their kinds, their determinism, and their effect on a run."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

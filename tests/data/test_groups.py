@@ -1,7 +1,5 @@
 """Groups of rows in a data set folder: opened, checked, and kept aligned with the rows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

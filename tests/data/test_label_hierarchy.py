@@ -1,7 +1,5 @@
 """Hierarchical labels: sums and scores of nodes, and predictions with the required precision."""
 
-from __future__ import annotations
-
 import json
 import random
 import tracemalloc

@@ -1,7 +1,5 @@
 """Several labels per row, and soft labels: read from every format, and trained by every engine."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Texts in non-Latin scripts, from file to prediction. Data sets and checkpoints contain their alphabet."""
 
-from __future__ import annotations
-
 import json
 import random
 import shlex

@@ -1,7 +1,5 @@
 """Source of each row of a data set: file, line, id, and a hash of the text."""
 
-from __future__ import annotations
-
 from hashlib import blake2b
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Removal of HTML from texts."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Worker of ``test_process_group.py``: three ranks call each collective."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Run ``crepe_dist.train``. Rank 1 simulates an older processor than the other ranks have."""
 
-from __future__ import annotations
-
 import os
 
 from crepe_dist import command_runner, train

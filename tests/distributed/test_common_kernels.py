@@ -1,7 +1,5 @@
 """Processes on different processors use the best build of the kernels that all of them can run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Selection of a GPU for each rank, with a simulated driver."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist.distributed import device

@@ -1,7 +1,5 @@
 """Polling interval of Horovod's background thread."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist.cuda import driver, nccl

@@ -1,7 +1,5 @@
 """Process groups with collectives of limited size."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Collectives and errors in several processes, under the real launchers."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shlex

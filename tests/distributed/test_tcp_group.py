@@ -1,7 +1,5 @@
 """Process group over TCP: lost connections, damaged messages, and ranks at different collectives."""
 
-from __future__ import annotations
-
 import socket
 import time
 import zlib

@@ -1,7 +1,5 @@
 """N processes compute the same as one process. chaos/test_exact_resume.py kills and resumes processes."""
 
-from __future__ import annotations
-
 from threading import Timer
 from unittest import mock
 

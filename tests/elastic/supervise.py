@@ -3,8 +3,6 @@
 ``LIMIT`` in the environment is the time limit of the watchdogs in seconds.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

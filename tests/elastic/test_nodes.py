@@ -1,7 +1,5 @@
 """Tests of supervisors of several nodes on loopback. ``worker.py`` replaces the training."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

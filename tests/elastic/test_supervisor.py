@@ -1,7 +1,5 @@
 """Tests of the elastic driver with processes of this host. ``worker.py`` replaces the training."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -4,8 +4,6 @@ The worker writes notes for the test into the folder, one of which counts the st
 only the standard library, because it starts often.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

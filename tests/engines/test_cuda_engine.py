@@ -1,7 +1,6 @@
 """The CUDA engine on an emulated GPU computes the same as the CPU engine."""
 
-from __future__ import annotations
-
+import itertools
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -201,7 +200,7 @@ def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(prec
         optimizer = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
         stats = np.zeros(len(engine.scales.parameters) + 4)
-        for first, last in zip(parts, parts[1:]):
+        for first, last in itertools.pairwise(parts):
             engine.scales.load_state_dict(np.full(len(engine.scales.parameters), -18, np.int32))
             shard = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
             stats += optimizer._sum_gradients(engine.forward_backward(shard), (0, 0, 0))[0]

@@ -1,7 +1,5 @@
 """Inference without MXNet: NumPy equals the native kernels, and inference is bit-identical to the training engine."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """``crepe_dist.CrepeClassifier``: scikit-learn's conventions, copies, invalid input, and training in subprocesses."""
 
-from __future__ import annotations
-
 import copy
 import io
 import sys

@@ -1,7 +1,5 @@
 """Accuracy on texts that are typed in lower case or in capitals."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

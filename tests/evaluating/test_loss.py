@@ -1,7 +1,5 @@
 """The loss of a split is computed from the probabilities that ``predict`` gives for its texts."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mistakes of evaluate: on the terminal and in a file, with the rows of the source that they are about."""
 
-from __future__ import annotations
-
 import csv
 
 import numpy as np

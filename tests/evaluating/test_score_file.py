@@ -1,7 +1,5 @@
 """Scoring of labelled files: they are read as the data of the run were, and without rows that it has learnt from."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Compressed models have the size that was asked for, open like others, and answer nearly as before."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Exported models answer as predict does, also without this package where promised."""
 
-from __future__ import annotations
-
 import ast
 import runpy
 import sys

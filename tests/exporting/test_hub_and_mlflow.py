@@ -1,7 +1,5 @@
 """Model folders for other tools, MLflow and the Hugging Face Hub, models at URLs, and clients of `serve`."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Exports remove HTML as the model does: in ONNX's runtime, and in a page's script."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

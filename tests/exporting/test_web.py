@@ -1,7 +1,5 @@
 """The exported page answers as predict does, alone in a browser, and does nothing else."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Commands and servers that run beside a test."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

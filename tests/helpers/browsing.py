@@ -1,7 +1,5 @@
 """A real browser, Debian's Chromium, for tests of pages."""
 
-from __future__ import annotations
-
 import shutil
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Networks that no run has trained, and the gradients of their engines; imported by processes, so without pytest."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The program prints JSON: for each device the probabilities of each text by class
 and which of MXNet and Horovod were imported.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

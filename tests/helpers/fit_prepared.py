@@ -1,7 +1,5 @@
 """Fit a model on the prepared folder ``data``, and print the label of a text."""
 
-from __future__ import annotations
-
 import crepe_dist
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Malicious files, each with the command that reads it and the expected message."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

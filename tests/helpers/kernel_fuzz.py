@@ -3,8 +3,6 @@
 Arguments: the folder of crepe_watched.so, the first case and the number of cases.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

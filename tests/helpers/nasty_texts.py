@@ -1,7 +1,5 @@
 """Texts on which encoders of capital letters disagree if one of them has a mistake."""
 
-from __future__ import annotations
-
 import random
 
 from crepe_dist.data.char_encoder import CharEncoder

@@ -1,7 +1,5 @@
 """Programs that tests need: tests without them are skipped, and the reason says what to install."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Optimizers in NumPy and float64, as the reference for the native kernels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

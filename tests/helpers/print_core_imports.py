@@ -1,7 +1,5 @@
 """Import everything that commands without extras need, and print the imported modules."""
 
-from __future__ import annotations
-
 import sys
 
 from crepe_dist import cli

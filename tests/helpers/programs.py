@@ -1,7 +1,5 @@
 """Command lines of the small programs that stand beside the tests and run in several processes."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

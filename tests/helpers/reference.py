@@ -1,7 +1,5 @@
 """Networks in NumPy and float64, as the reference for the logits, losses and gradients of the native kernels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import reduce

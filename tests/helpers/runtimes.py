@@ -1,7 +1,5 @@
 """One model on every runtime, and the same answers from the reference implementations of encoder and network."""
 
-from __future__ import annotations
-
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +48,7 @@ class Model:
     def make(
         cls, folder: Path, kind: str, encoder: CharEncoder, *, strip_html: bool = False, columns: bool = False,
         multilabel: bool = False,
-    ) -> Model:  # fmt: skip
+    ) -> "Model":  # fmt: skip
         preprocessor = TextPreprocessor(strip_html=strip_html, feature_columns=COLUMNS if columns else ())
         if columns:
             alphabet = sort_alphabet({*encoder.alphabet, *preprocessor.characters()})

@@ -1,7 +1,5 @@
 """Turns of pytest's workers: a test marked ``alone`` waits until no other test runs, and later tests wait for it."""
 
-from __future__ import annotations
-
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager

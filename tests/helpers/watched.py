@@ -5,8 +5,6 @@ case. Cases that are not measured come first. They import and compile what any u
 "limits" are lower limits of the reader of tables.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

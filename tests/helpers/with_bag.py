@@ -1,7 +1,5 @@
 """Training in a package with one more line in its registry; a fault may break it, as in tests/chaos."""
 
-from __future__ import annotations
-
 import sys
 
 from crepe_dist.network_registry import NETWORKS

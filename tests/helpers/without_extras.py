@@ -1,7 +1,5 @@
 """Run a command where no library of an extra can be imported: ``python without_extras.py COMMAND ARGUMENTS``."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """crepe inspect: wrong labels, overlapping classes, and texts to label next."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

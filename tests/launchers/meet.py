@@ -1,7 +1,5 @@
 """Program of ``test_rendezvous.py``: it joins the process group, prints its place, and ends at the end of its input."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """A Slurm cluster of one machine on loopback, in its own folder; needs root, slurm-wlm and munge."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -1,7 +1,5 @@
 """The Kubernetes manifests in launch/ are valid and consistent; no cluster runs them here."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """launch/mpirun.sh: same weights under Open MPI as under the supervisor, and saves on request to stop."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Rendezvous of processes that know only rank and world size, and its errors."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json

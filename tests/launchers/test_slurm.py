@@ -1,7 +1,5 @@
 """launch/slurm.sbatch on one machine: saves before the time limit, is requeued, and ends bit-identical."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

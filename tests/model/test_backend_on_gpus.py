@@ -1,7 +1,5 @@
 """Selection of what computes on a GPU: the native CUDA kernels, MXNet's operators, or an error with a reason."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Weight of Crepe's convolutional branch: how it is fitted, and where a run stores it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,8 +1,6 @@
 """Calibration: a temperature fitted to the validation split and used by every command, and the answer "none of the
 classes"."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

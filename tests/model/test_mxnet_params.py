@@ -1,7 +1,5 @@
 """Reader of MXNet's parameter files: it accepts every file that MXNet writes, and rejects all others."""
 
-from __future__ import annotations
-
 import struct
 import tracemalloc
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loss of training."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

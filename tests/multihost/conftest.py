@@ -1,7 +1,5 @@
 """Runs on two emulated hosts, whose processes a scheduler starts that sets their rank and the world size."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
@@ -38,7 +36,7 @@ class Run:
         self._start(network, slots, arguments, plan)
 
     @classmethod
-    def of_program(cls, network: Network, *words: str, slots: int = 2) -> Run:
+    def of_program(cls, network: Network, *words: str, slots: int = 2) -> "Run":
         """Run another program of Python on each host."""
         run = cls.__new__(cls)
         run._start(network, slots, [sys.executable, *words])

@@ -7,8 +7,6 @@ Nothing is left behind, whatever ends pytest: the first process of a host reads 
 ends, and the kernel ends all others of the host with it and takes its network and mounts away.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -79,7 +77,7 @@ class Host:
         address: IPv4 address of its interface eth0.
     """
 
-    def __init__(self, network: Network, number: int) -> None:
+    def __init__(self, network: "Network", number: int) -> None:
         self._network = network
         self.name = NAMES[number - 1]
         self.address = f"{NET}.{number}"
@@ -136,7 +134,7 @@ class Network:
     def on_switch(self, *words: str) -> None:
         _run("nsenter", "--target", str(self.switch.first), "--net", "ip", *words)
 
-    def __enter__(self) -> Network:
+    def __enter__(self) -> "Network":
         try:
             self.hosts += [Host(self, number) for number in range(1, len(NAMES) + 1)]
         except BaseException:

@@ -1,7 +1,5 @@
 """``crepe supervise --nnodes 2`` on two hosts: after each fault, the run ends with the bits of an unbroken run."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path

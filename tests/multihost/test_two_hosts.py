@@ -1,7 +1,5 @@
 """Processes on two hosts end with the bits of a single process; cut cables, slow hosts, and hosts that differ."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

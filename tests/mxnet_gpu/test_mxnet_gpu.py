@@ -1,7 +1,5 @@
 """MXNet's GPU flavour without a GPU: empty packages like its own, the emulator's driver, and contexts on the CPU."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

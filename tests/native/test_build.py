@@ -1,7 +1,5 @@
 """The compilation of the kernels at installation, with a script in place of the compiler."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with random shapes, batches and tables."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Builds of the CPU kernels: which one is selected, and how damaged ones are detected."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shutil
 from types import SimpleNamespace

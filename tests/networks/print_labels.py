@@ -1,7 +1,5 @@
 """Print the labels that a run of the bag of characters predicts, as JSON: ``python print_labels.py RUN``."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Class-aware initialisation of the embeddings of the convolutional branch."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

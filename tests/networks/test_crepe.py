@@ -1,7 +1,5 @@
 """The Crepe network: its configuration, its n-grams, and its special cases in the kernels."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

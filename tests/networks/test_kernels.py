@@ -1,7 +1,5 @@
 """The native kernels compute the same as the reference, in every build that this processor can run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

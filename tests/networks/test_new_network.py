@@ -1,7 +1,5 @@
 """A new network, added by one package and one line in the registry, is trained, resumed, used and exported."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

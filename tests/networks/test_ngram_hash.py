@@ -3,8 +3,6 @@
 docs/how-to/network.md specifies the hash.
 """
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from pathlib import Path

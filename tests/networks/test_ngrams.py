@@ -1,7 +1,5 @@
 """The n-gram network: its counts, the equality of all kernels, and its default size."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

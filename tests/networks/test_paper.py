@@ -1,7 +1,5 @@
 """The paper's network, and the files of the original notebook that contain it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Fixed-point scales of gradients: they follow the bounds of the scales."""
 
-from __future__ import annotations
-
 from unittest import mock
 
 import numpy as np

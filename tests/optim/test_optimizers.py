@@ -1,7 +1,5 @@
 """Our optimizer kernels and MXNet's optimizers compute the same as a reference in NumPy."""
 
-from __future__ import annotations
-
 import ctypes
 
 import mxnet as mx

@@ -3,8 +3,6 @@
 With the argument ``unshared``, rank 0 fails to open the shared memory, as in a container with its own ``/dev/shm``.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -3,8 +3,6 @@
 Horovod reports that it was built with NCCL 2.10. In such a build, it averages gradients instead of summing them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from crepe_dist.distributed.init_process_group import init_process_group

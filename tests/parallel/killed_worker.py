@@ -4,8 +4,6 @@ The argument is the rank that is killed. The four ranks simulate two hosts of tw
 all processes have printed why they end, because the launcher would kill the others when the first process ends.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ NETWORK is the name of a network configuration in the test module. HOSTS is JSON
 is empty, no rank can create shared memory.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Loss scaler in float16, and the check of an all-reduce that all ranks are at the same step."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """All-reduce of the gradients that MXNet computes."""
 
-from __future__ import annotations
-
 from tests.conftest import run
 from tests.helpers.programs import program
 

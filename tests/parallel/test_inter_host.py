@@ -1,7 +1,5 @@
 """Messages between hosts. The hosts are threads, and the last of them sends a wrong message."""
 
-from __future__ import annotations
-
 import queue
 from collections import defaultdict
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Row-sparse training of the embeddings of the n-gram network and of Crepe, in one process and in many."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import json

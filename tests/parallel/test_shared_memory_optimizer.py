@@ -1,7 +1,5 @@
 """All-reduce in the shared memory of a host, and its fallback to the backend of the process group."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

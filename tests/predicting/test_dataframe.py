@@ -1,7 +1,5 @@
 """Classification of data frames, as engines for clusters call it."""
 
-from __future__ import annotations
-
 import csv
 import pickle
 import socket

@@ -1,7 +1,5 @@
 """Encodings of text files: an explicit one, else the encoding of the model's data, else UTF-8, in every command."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

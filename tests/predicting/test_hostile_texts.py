@@ -1,7 +1,5 @@
 """Every reader of texts gives the network the same codes, whatever the texts try to pass for."""
 
-from __future__ import annotations
-
 import csv
 import random
 import runpy

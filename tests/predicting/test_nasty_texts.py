@@ -1,7 +1,5 @@
 """Every runtime answers alike on texts that are meant to confuse a reader of capital letters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Output files of predict: Parquet, URLs, links and pipes, and what an interruption leaves."""
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import json
@@ -172,7 +170,7 @@ def test_all_files_of_scores_follow_links(folder, quick_run, tmp_path, printed_b
 
 def of_all_kinds(rows: int) -> pa.Table:
     """Return a table with metadata and with columns of many types, including nested types."""
-    now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
+    now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.UTC)
 
     def every(kind: pa.DataType, *values: object) -> pa.Array:
         return pa.array([values[row % len(values)] for row in range(rows)], kind)

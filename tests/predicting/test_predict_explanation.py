@@ -1,7 +1,5 @@
 """Explanations of predictions: the right characters are marked, and the marks are shown."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

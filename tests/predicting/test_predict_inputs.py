@@ -1,7 +1,5 @@
 """Inputs of predict: every row is answered in order and at once."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """The same file gives the same texts, labels and ids in ``prepare``, ``predict`` and ``evaluate``."""
 
-from __future__ import annotations
-
 import gzip
 import warnings
 from typing import Any

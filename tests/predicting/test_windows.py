@@ -1,7 +1,5 @@
 """Whole documents in windows, and the score of a class as a filter."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Choice of columns: it is printed, it is the same in all formats, and a column of numbers is never the text."""
 
-from __future__ import annotations
-
 import random
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """prepare --corrections: labels from a CSV file that inspect wrote and a person edited."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

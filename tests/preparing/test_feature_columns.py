@@ -1,7 +1,5 @@
 """Feature columns: fitted by prepare, used in training on one and two processes, and read from all kinds of input."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

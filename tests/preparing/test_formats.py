@@ -1,7 +1,5 @@
 """Every input format: typical files yield their rows, also if a file is read in small pieces."""
 
-from __future__ import annotations
-
 import bz2
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """Groups of rows: whole groups are drawn for a split, in any order of reading, and the numbers of groups are stored."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

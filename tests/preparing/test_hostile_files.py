@@ -1,7 +1,5 @@
 """Hostile files cause a clear error or a valid result. Nothing is executed, and memory and time are bounded."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,8 +1,6 @@
 """Preparation of a data set: it is complete or fails, does not depend on the number of processes, and loses no row
 silently."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """crepe_dist.prepare: data frames, mappings of lists and files, with the checks of the command."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

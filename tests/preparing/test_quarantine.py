@@ -1,7 +1,5 @@
 """Quarantine: every invalid row is reported with its file, line and reason, and too many invalid rows are an error."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

@@ -1,7 +1,5 @@
 """Sources that are named by URLs: they are downloaded and prepared, and the copies are removed."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gzip

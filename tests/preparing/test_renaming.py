@@ -1,7 +1,5 @@
 """prepare --rename: several spellings of a class are merged, for all kinds of labels."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from typing import Any

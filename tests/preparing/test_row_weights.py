@@ -1,7 +1,5 @@
 """Weights of rows: read and checked by prepare, divided by their mean, and applied by every engine and world size."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The sample: preparation, and training with the defaults, which takes minutes and needs `-m slow`."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

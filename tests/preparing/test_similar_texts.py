@@ -1,7 +1,5 @@
 """Warning of prepare that a random split separates rows with common text."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Sampling and splitting of rows: independent of the order of reading."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Unlabelled texts of a data set: they may have any format, get no labels, and do not repeat labelled texts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

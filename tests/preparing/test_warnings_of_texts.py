@@ -1,7 +1,5 @@
 """Warnings of prepare about similar class names, HTML, garbled characters, and texts in two splits."""
 
-from __future__ import annotations
-
 import random
 import time
 from typing import Any

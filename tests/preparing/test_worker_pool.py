@@ -1,7 +1,5 @@
 """Worker processes: the error about a worker that ended names the cause."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Save the logits of a test split to ``logits.npy``: ``python save_logits.py RUN DATA``."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of the wheel with all versions of Python and without MXNet: all commands, and bit-identical predictions."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

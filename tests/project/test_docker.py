@@ -1,7 +1,5 @@
 """docker/: the Compose file, the health check, and (slow) the CPU image."""
 
-from __future__ import annotations
-
 import http.server
 import importlib.util
 import subprocess

@@ -1,7 +1,5 @@
 """The documentation is true: the tutorial runs, commands parse, the reference matches the code, links resolve."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """The scripts in examples/, run as their docstrings say, on small data."""
 
-from __future__ import annotations
-
 import random
 import re
 import sys

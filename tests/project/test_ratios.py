@@ -1,7 +1,5 @@
 """benchmarks/ratios.py and gpu.py run; nothing is timed here."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@
 that comes from a disk or a network is unpickled.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

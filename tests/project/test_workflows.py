@@ -1,7 +1,5 @@
 """The workflows start scripts that exist, with few rights; a release is published without a token."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The page and the terminal summary of a prepared data set: their numbers, hostile texts, and many classes."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

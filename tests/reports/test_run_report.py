@@ -1,7 +1,5 @@
 """Reports of runs, model cards, and comparisons of runs."""
 
-from __future__ import annotations
-
 import errno
 import json
 import random

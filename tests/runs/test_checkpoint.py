@@ -1,7 +1,5 @@
 """Checkpoints: a failed write leaves no incomplete checkpoint."""
 
-from __future__ import annotations
-
 import errno
 from unittest.mock import Mock
 

@@ -1,7 +1,5 @@
 """Intervals of proportions over groups of documents."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

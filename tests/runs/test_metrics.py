@@ -1,7 +1,5 @@
 """Records of the metrics of a run, and the history that is read from the records."""
 
-from __future__ import annotations
-
 import pytest
 
 from crepe_dist.runs.metrics import MAX_POINTS, History, loss_of

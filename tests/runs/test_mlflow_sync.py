@@ -1,7 +1,5 @@
 """Tracking of runs by MLflow (``train --track mlflow``): losses of the server and of the process, and the records."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Metrics of training for Prometheus."""
 
-from __future__ import annotations
-
 import math
 import socket
 import urllib.request

@@ -1,7 +1,5 @@
 """Copies of runs at URLs (``train --upload``): failures of the store, incomplete copies, and resumed runs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Directory of a run: the same command continues, whatever files a killed process has left."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

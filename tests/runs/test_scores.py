@@ -1,7 +1,5 @@
 """Scores of a split: computed from counts, and read from files."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Files of a trained run: checkpoints, metrics, settings and result."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Tracking of runs by Weights & Biases (``train --track wandb``), and losses of the process."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The Open Inference Protocol: answers in the published form, and refusals."""
 
-from __future__ import annotations
-
 import json
 
 import jsonschema

@@ -1,7 +1,5 @@
 """The service: answers, refusals, a real process from start to end, and the page in a browser."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

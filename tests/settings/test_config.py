@@ -1,7 +1,5 @@
 """Tests of settings from flags and files: refused values, precedence, and saved files."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

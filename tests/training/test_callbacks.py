@@ -1,7 +1,5 @@
 """Callbacks of the training loop: their order, and the agreement on saves and stops."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock

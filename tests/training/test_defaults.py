@@ -1,7 +1,5 @@
 """Defaults of a run: the number of epochs for the amount of text, and label smoothing for Crepe."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Runs on multilabel and soft labels: training in one and two processes, evaluation, export and reports."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """Model selection: the best and the reported epoch, early stopping, and the checkpoints to retain."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

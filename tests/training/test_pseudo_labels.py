@@ -1,7 +1,6 @@
 """Self-training with unlabelled texts: words, soft labels, resumed and distributed runs, and refused settings."""
 
-from __future__ import annotations
-
+import itertools
 import json
 import random
 import re
@@ -105,7 +104,7 @@ class TestWords:
         found = WordHasher(encoding).find(encoding.encode(self.TEXTS))
         for row, text in enumerate(self.TEXTS):
             words = re.findall(r"[^\W_]+", encoding.decode(encoding.encode([text])[0]).lower())
-            assert found.starts[row + 1] - found.starts[row] == len({*words, *zip(words, words[1:])})
+            assert found.starts[row + 1] - found.starts[row] == len({*words, *itertools.pairwise(words)})
 
     def test_are_equal_wherever_they_stand_and_in_either_case(self):
         encoding = CharEncoder("full", 40)

@@ -1,7 +1,5 @@
 """Times of the ranks: the parts of a step, and the sentence about a slow rank."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Refit of the n-gram branch: bit-identical results, resumed runs, records, and runs without a refit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Warnings of ``crepe train`` before the first step."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Log of the steps: which seconds count as training time."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 from typing import Any

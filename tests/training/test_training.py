@@ -1,7 +1,5 @@
 """Training in one process, by the commands and by the Python API."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

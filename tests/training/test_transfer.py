@@ -1,7 +1,5 @@
 """Transfer learning from another run: copied and new layers, and incompatible combinations."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

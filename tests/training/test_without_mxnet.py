@@ -1,7 +1,5 @@
 """Training, prediction and the estimator without MXNet and Horovod."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

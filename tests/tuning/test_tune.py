@@ -1,7 +1,5 @@
 """The command tune: the defaults, a deadline, resuming, and the settings of the best trial."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

@@ -16,8 +16,6 @@ Environment:
     HOROVOD_*, CMAKE_*      as Horovod and CMake read them; they win over the defaults below
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.metadata

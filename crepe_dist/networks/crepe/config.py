@@ -23,8 +23,6 @@ Positions outside the document are zero. The second convolution of each block st
 initialisation (``class_aware_embedding``). The n-gram branch starts at zero.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -114,7 +112,7 @@ class CrepeConfig(NetworkConfig):
     dropout: float = 0.1
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> CrepeConfig:
+    def for_data(cls, options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> "CrepeConfig":
         if options.size != "auto":
             why = "only the paper's network has one"
             raise UserError("--model crepe has no --size", why, "omit it, or use --model paper")

@@ -1,7 +1,5 @@
 """Crepe in the native GPU kernels (``cuda/kernels/crepe.cu``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Initial parameters of Crepe."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 

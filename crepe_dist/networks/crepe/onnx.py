@@ -1,7 +1,5 @@
 """Crepe in ONNX."""
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import TensorProto
 

@@ -24,8 +24,6 @@ the thousands of other n-grams would memorise the training documents before the 
 The loss is convex in the parameters, so training cannot stay at chance because of the initialisation or the data order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -84,7 +82,7 @@ class NGramConfig(NetworkConfig):
     word_buckets: int
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> NGramConfig:
+    def for_data(cls, options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> "NGramConfig":
         buckets = options.buckets or buckets_for(classes)
         of_words = encoder.num_word_ids, int(buckets * WORD_BUCKET_FRACTION)
         return cls(encoder.num_ids, encoder.feature_len, classes, DEFAULT_MAXN, buckets, *of_words)
@@ -104,7 +102,7 @@ class NGramConfig(NetworkConfig):
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
-    def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
+    def row_usage(self, arrays: "Arrays", char_ids: CharIds) -> dict[str, RowUsage]:
         buckets, counts = hash_documents(char_ids, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
         groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.word_buckets))[buckets]

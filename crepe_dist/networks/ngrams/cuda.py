@@ -1,7 +1,5 @@
 """The n-gram network in the native GPU kernels (``cuda/kernels/ngrams.cu``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from crepe_dist.cuda.branch import THREADS, DeviceBatch, DropoutState, GradAccumulators, KernelProgram
@@ -22,7 +20,7 @@ def constants(config: NGramConfig) -> dict[str, int]:
     return {}
 
 
-def branches(config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
+def branches(config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> "list[NGramBranch]":
     """Return the branches of the network. It has only one."""
     return [NGramBranch(config, program, values)]
 

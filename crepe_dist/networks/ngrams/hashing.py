@@ -20,8 +20,6 @@ The section "The hash of n-grams" of ``docs/how-to/network.md`` specifies the ha
    words is the key of the first × ``GOLDEN`` + the key of the second. The rows of words follow the rows of n-grams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -88,7 +86,7 @@ def word_keys(text: CharIds, letters: int) -> list[int]:
     return keys
 
 
-def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def hash_documents(char_ids: CharIds, config: "NGramConfig") -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Hash the n-grams and words of documents into buckets, without duplicates.
 
     N-grams with unknown characters are skipped.

@@ -1,7 +1,5 @@
 """Initial parameters of the n-gram branch, and statistics of n-grams in the classes of the training split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """The n-gram network in ONNX."""
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import TensorProto
 

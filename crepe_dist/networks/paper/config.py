@@ -1,7 +1,5 @@
 """The paper's network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -73,7 +71,7 @@ class PaperConfig(NetworkConfig):
             )
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> PaperConfig:
+    def for_data(cls, options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> "PaperConfig":
         dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
         automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
         size = automatic if options.size == "auto" else options.size
@@ -86,7 +84,7 @@ class PaperConfig(NetworkConfig):
         alphabet_size: int,
         feature_len: int,
         network: Mapping[str, Any],
-    ) -> PaperConfig:
+    ) -> "PaperConfig":
         """Infer the configuration from parameters and from ``network``, the network entries of a checkpoint's metadata.
 
         The method ``settings`` returns these entries.
@@ -118,13 +116,13 @@ class PaperConfig(NetworkConfig):
     def activations(self) -> int:
         return self.feature_len * self.filters
 
-    def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested_sizes(self, options: "ModelOptions") -> dict[str, int | None]:
         return dict(zip(("filters", "units"), SIZES.get(options.size, (None, None))))
 
     def size_mismatch_hint(self, name: str) -> str:
         return "omit model.size, which these parameters decide"
 
-    def with_training_options(self, options: ModelOptions) -> PaperConfig:
+    def with_training_options(self, options: "ModelOptions") -> "PaperConfig":
         return replace(self, dropout=PAPER_DROPOUT if options.dropout is None else options.dropout)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

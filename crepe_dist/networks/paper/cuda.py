@@ -1,7 +1,5 @@
 """The paper's network in the native GPU kernels (``cuda/kernels/paper.cu``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +34,7 @@ def constants(config: PaperConfig) -> dict[str, int]:
     return {"SIDE": SIDE, "SHARED_BYTES": SHARED_BYTES}
 
 
-def branches(config: PaperConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[PaperBranch]:
+def branches(config: PaperConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> "list[PaperBranch]":
     """Return the branches of the network. It has only one."""
     return [PaperBranch(config, program, values)]
 

@@ -1,7 +1,5 @@
 """The paper's network in Gluon, as in the original Gluon notebook."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mxnet.gluon import nn

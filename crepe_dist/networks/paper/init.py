@@ -1,7 +1,5 @@
 """Initial parameters of the paper's network."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

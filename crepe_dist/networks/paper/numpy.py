@@ -1,7 +1,5 @@
 """The paper's network in NumPy."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays

@@ -1,7 +1,5 @@
 """Types common to all formats: rows, invalid rows, batches and open files."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -142,7 +140,7 @@ class OpenFile(NamedTuple):
     texts: tuple[str, ...] = ()
     kept_columns: tuple[str, ...] = ()
     delimiter: str = ","
-    columns: ResolvedColumns | None = None
+    columns: "ResolvedColumns | None" = None
     hint: str = ""
 
     @property

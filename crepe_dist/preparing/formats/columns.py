@@ -1,7 +1,5 @@
 """Detection of headers, and choice of the columns for the label and the text."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import shlex
@@ -74,7 +72,7 @@ class ColumnSpec:
     id_required: bool = True
     needs_label: bool = True
     preferred_texts: tuple[str, ...] = ()
-    reference_columns: ResolvedColumns | None = None
+    reference_columns: "ResolvedColumns | None" = None
     categories: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -137,7 +135,7 @@ class ResolvedColumns:
         """Return the names of the columns at these positions."""
         return tuple(self.names[i] for i in positions)
 
-    def reindex(self, positions: Sequence[int]) -> ResolvedColumns:
+    def reindex(self, positions: Sequence[int]) -> "ResolvedColumns":
         """Return the same columns for a table that has only the columns at these positions."""
         new_positions: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
         groups = (self.texts, self.labels, self.feature_columns)

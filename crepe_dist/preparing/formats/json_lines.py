@@ -1,7 +1,5 @@
 """Reader of JSON Lines: one JSON object per line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -4,8 +4,6 @@ batches of whole lines, in bounded memory.
 This module also parses two formats with one document per line: plain texts, and the training files of fastText.
 """
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Reader of Parquet files, including the files that the library `datasets` of Hugging Face writes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Readers of CSV files, TSV files and Excel workbooks, with or without a header line."""
 
-from __future__ import annotations
-
 import csv
 import io
 import warnings

@@ -1,7 +1,5 @@
 """The shape of the bag of characters: logits = bias + weight × how often each character occurs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar

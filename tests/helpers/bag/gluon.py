@@ -1,7 +1,5 @@
 """The bag of characters as a Gluon block."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mxnet.gluon import nn

@@ -1,7 +1,5 @@
 """Initial parameters of the bag of characters."""
 
-from __future__ import annotations
-
 from crepe_dist.model.init import zeros
 from crepe_dist.optim.parameter import Parameter
 from tests.helpers.bag.config import BagShape

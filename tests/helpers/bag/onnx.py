@@ -1,7 +1,5 @@
 """The bag of characters in ONNX."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays

@@ -24,8 +24,6 @@ Environment of the driver:
         or NCCL itself does (a negative one).
 """
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import hashlib

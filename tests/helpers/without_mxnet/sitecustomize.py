@@ -1,7 +1,5 @@
 """Start-up of a Python whose PYTHONPATH has this folder: neither MXNet nor Horovod is installed there."""
 
-from __future__ import annotations
-
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any

@@ -8,8 +8,6 @@ What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their sp
 numbers or errors, no stream, and no overlap. The driver is that of ``tests.helpers.cuda_emulator``.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
