@@ -19,7 +19,6 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "training": {
         "train": "train a classifier with one or many processes",
-        "tune": "search for better settings in a given time",
         "supervise": "train with many processes of this host, and restart them after a failure",
         "verify": "repeat a run, and compare the parameters bit by bit",
         "compare": "compare the scores and settings of runs",
@@ -29,7 +28,6 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "runs": "list the runs in runs/, and mark the one in use",
         "use": "choose the default model of the commands below",
         "evaluate": "score a model on labelled files, or on prepared data",
-        "drift": "compare new texts with the test split of the model",
         "predict": "classify lines, files, or a text from the command line",
         "serve": "serve a model over HTTP, with a web page",
         "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",

@@ -41,7 +41,7 @@ LIMITS = re.compile(r" An? (?:integer|number) (?:from|above) \S+(?: to below|, a
 # Heading of a group whose options were all left out.
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-`evaluate`, `drift`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
+`evaluate`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
 start of its name, an exported folder or its URL. The default is the model chosen with `use`, otherwise the newest run
 in `runs/` if all runs there have the same data. `predict`, `serve` and `export` also have `--min-probability` and
 `--min-precision`. If one of them is given, the model predicts no class for
