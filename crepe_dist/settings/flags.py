@@ -309,7 +309,7 @@ class ModelFlags(Settings):
     checkpoint: str | None = setting(
         None,
         "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
-        "model chosen with `use`, otherwise the newest run in runs/ if all runs there were trained on the same data.",
+        "newest finished run in runs/.",
         NON_EMPTY,
         positional="?",
     )

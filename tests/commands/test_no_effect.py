@@ -93,19 +93,16 @@ def test_settings_of_a_file_may_have_no_effect(tmp_path):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in (*cli.MANAGE_COMMANDS, "supervise")])
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("runs", "supervise")])
 def test_each_module_of_a_command_is_that_command(name, place):
     printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
     assert printed.startswith(f"usage: python -m crepe_dist {name} ")
 
 
 @needs_kernels
-def test_a_module_works_and_another_names_the_commands(place, tmp_path):
+def test_a_module_works(place):
     printed = run([sys.executable, "-m", "crepe_dist.predict", "run", "--text", "zig"], place)
     assert "%" in printed
-    said = run([sys.executable, "-m", "crepe_dist.manage"], place, code=1)
-    assert "there is no command manage" in said
-    assert "runs, use" in said
 
 
 @needs_kernels
