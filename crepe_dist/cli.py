@@ -29,7 +29,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
     },
     "machine": {
-        "doctor": "check whether this machine can train",
+        "doctor": "describe this machine for a bug report",
     },
 }
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
