@@ -74,7 +74,7 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
             say(UserError(warning["what"], warning["why"], warning["do"]).format_lines("note"))
-        yield from write_report(record, data)
+        yield from _write_report(record, data)
     except Exception as error:
         say(
             f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
@@ -91,7 +91,7 @@ def _is_current(folder: RunDir) -> bool:
     return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
 
 
-def write_report(record: RunRecord, data: Dataset) -> Iterator[None]:
+def _write_report(record: RunRecord, data: Dataset) -> Iterator[None]:
     """Write the report and the model card into the run folder. Yield before each of the two files."""
     texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []

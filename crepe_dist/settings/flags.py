@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from crepe_dist import extras, invocation
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files.output_streams import find_write_problem
 from crepe_dist.files.safe_read import read_names
@@ -384,10 +384,3 @@ def check_output(path: Path | None, flag: str, source: str | None = None) -> Non
         why = error.strerror or str(error)
     if why:
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
-
-
-def check_page(path: Path | None, source: str | None) -> None:
-    """Raise ``UserError`` if the page of ``--html`` cannot be written; see ``check_output``."""
-    if path is not None:
-        extras.require("reports", "--html")
-    check_output(path, "--html", source)
