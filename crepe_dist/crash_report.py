@@ -44,5 +44,5 @@ def report_unexpected(error: Exception) -> UserError:
     return UserError(
         f"unexpected failure: {summary}",
         f"crepe_dist or one of its libraries has a bug; {where}",
-        f"run {invocation.command_line('doctor')}; if it finds no problem, open an issue and attach the traceback",
+        f"open an issue, and attach the traceback and the output of {invocation.command_line('doctor')}",
     )

@@ -26,7 +26,6 @@ PACKAGES = MappingProxyType(
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
         "spark": ("pyspark",),
-        "tune": ("optuna",),
         "wandb": ("wandb",),
     }
 )

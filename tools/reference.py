@@ -41,11 +41,10 @@ LIMITS = re.compile(r" An? (?:integer|number) (?:from|above) \S+(?: to below|, a
 # Heading of a group whose options were all left out.
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-`evaluate`, `drift`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
-start of its name, an exported folder or its URL. The default is the model chosen with `use`, otherwise the newest run
-in `runs/` if all runs there have the same data. `predict`, `serve` and `export` also have `--min-probability` and
-`--min-precision`. If one of them is given, the model predicts no class for
-[texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
+`evaluate`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
+start of its name, an exported folder or its URL. The default is the newest finished run in `runs/`. `predict`, `serve`
+and `export` also have `--min-probability` and `--min-precision`. If one of them is given, the model predicts no class
+for [texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
 
 A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),
 `--feature-len` (default: 1014), and `--classes` (a,b,c in the order of training, or a file with one name per line).

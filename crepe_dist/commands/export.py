@@ -76,7 +76,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.loading import load_for_command
 
-        predictor = load_for_command(self, self.data, device="cpu", **self.thresholds())
+        predictor = load_for_command(self, device="cpu", **self.thresholds())
         if predictor.composition.feature_columns and export_format == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             what = f"--format {export_format} does not support feature columns, which this model has"

@@ -284,20 +284,11 @@ class ProcessGroup:
     def close(self) -> None:
         """Wait for all pending work, then leave the group."""
 
-    def check_versions(self) -> None:
-        """Check that all ranks have the same versions of Python, of this package and of the packages that compute.
-
-        Ranks that run different versions would diverge, or would wait for different collectives.
-
-        Raises:
-            UserError: The versions differ. Every rank raises this error.
-        """
-        self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
-
     def __enter__(self) -> "ProcessGroup":
         if self.size > 1:
             try:
-                self.check_versions()
+                # Ranks that run different versions would diverge, or would wait for different collectives.
+                self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
             except UserError as error:
                 self.__exit__(UserError, error, None)
                 raise

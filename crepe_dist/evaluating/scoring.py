@@ -63,7 +63,7 @@ def score(args: Any, group: ProcessGroup) -> None:
         UserError: The checkpoint or the rows cannot be opened, or they do not match. The error is raised on every rank.
     """
     path = group.run_on_all(
-        "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint, args.data), compare_by=lambda path: path.name
+        "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint), compare_by=lambda path: path.name
     )
     if group.is_root:
         checkpoint.log_model_in_use(path, args.checkpoint)

@@ -45,9 +45,8 @@ def load(
 
     Args:
         checkpoint_or_run: A .params file, a run folder, a model folder, or the URL of a model folder. In a run folder,
-            the selected checkpoint is opened. If the argument is ``None``, the model that ``crepe use`` has set is
-            opened. If no model is set, the newest run in ``runs/`` is opened, provided that all runs were trained on
-            the same data.
+            the selected checkpoint is opened. If the argument is ``None``, the newest finished run in ``runs/`` is
+            opened.
         mode: Character encoding of external weights, which have no ``.json`` file. ``notebook`` is the encoding of the
             original Gluon notebook. ``mode``, ``feature_len`` and ``classes`` are only allowed for external weights.
         feature_len: Number of characters that the network reads. Default: 1014.
@@ -73,14 +72,13 @@ def load(
     return predictor
 
 
-def load_for_command(flags: "ModelFlags", data: str | Path | None = None, **options: Any) -> Predictor:
+def load_for_command(flags: "ModelFlags", **options: Any) -> Predictor:
     """Open the model that the flags of a command specify. Print to standard error which weights file is used.
 
     Args:
-        data: Prepared folder; see ``resolve_model``.
         options: Other arguments of ``load``.
     """
-    path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint, data), flags.checkpoint)
+    path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint), flags.checkpoint)
     return load(path, **flags.external_weights_kwargs(), **options)
 
 

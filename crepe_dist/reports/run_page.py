@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
@@ -75,11 +74,11 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
             say(UserError(warning["what"], warning["why"], warning["do"]).format_lines("note"))
-        yield from write_report(record, data)
+        yield from _write_report(record, data)
     except Exception as error:
         say(
             f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
-            f"  do:  {invocation.command_line('report')} {folder.path}"
+            "  do:  run the same command again"
         )
     else:
         say(str(folder.path / REPORT))
@@ -92,22 +91,20 @@ def _is_current(folder: RunDir) -> bool:
     return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
 
 
-def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
+def _write_report(record: RunRecord, data: Dataset) -> Iterator[None]:
     """Write the report and the model card into the run folder. Yield before each of the two files."""
     texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []
     facts_for_users: list[str] = []
-    if isinstance(data, Dataset):
-        if (scores := record.multiclass_test_scores) is not None:
-            texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
-        with suppress(*MALFORMED):
-            summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
-            warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
-            facts = data_page.facts(summary)
-            facts_for_users = [*facts["characters"], *facts["lengths"]]
+    if (scores := record.multiclass_test_scores) is not None:
+        texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
+    with suppress(*MALFORMED):
+        summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
+        warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
+        facts = data_page.facts(summary)
+        facts_for_users = [*facts["characters"], *facts["lengths"]]
     yield
-    missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, page(record, texts, missing, warnings))
+    write_text(record.path / REPORT, page(record, texts, warnings))
     yield
     data_problems = [f"{warning['what']} ({warning['why']})" for warning in warnings]
     write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *data_problems]))
@@ -116,15 +113,13 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 def page(
     record: RunRecord,
     quotes: Sequence[QuotedRow | None],
-    no_texts: str,
     data_warnings: Sequence[dict[str, str]] = (),
 ) -> str:
     """Render the report of a run as a self-contained HTML page.
 
     Args:
         record: Record of the run.
-        quotes: Texts of the worst mistakes on the test split. Empty if the texts cannot be read.
-        no_texts: Reason why the texts cannot be read; empty if they can be read.
+        quotes: Texts of the worst mistakes on the test split.
         data_warnings: Warnings of ``prepare`` about the data set.
     """
     classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])
@@ -144,7 +139,6 @@ def page(
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.score_name,
         has_validation="validation_accuracy" in record.metrics,
-        no_texts=excerpt(no_texts),
         rank_hosts=[
             (excerpt(host), [rank for rank, name in enumerate(record.history.hosts) if name == host])
             for host in dict.fromkeys(record.history.hosts)

@@ -1,11 +1,10 @@
 """Scores of a model on one split: the page of ``evaluate --html`` and the section "Scores" of a run's report.
 
 ``page`` renders the page of ``evaluate --html``. ``template_values`` computes the values for the template
-``scores.html``, which both pages include. The terminal output and the comparison of runs also use the warnings, the
-intervals and the class table. Class names and texts are untrusted.
+``scores.html``, which both pages include. The terminal output also uses the warnings, the intervals and the class
+table. Class names and texts are untrusted.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ def page(scores: AnyScores, classes: list[str], quotes: Sequence[QuotedRow | Non
             notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
         tiles.append(("loss", f"{scores.loss:.4f}", notes))
     values = template_values(scores, classes, quotes, about["encoding"])
-    return render("evaluation.html", version=__version__, about=about, headline=tiles, no_texts="", scores=values)
+    return render("evaluation.html", version=__version__, about=about, headline=tiles, scores=values)
 
 
 def interval(right: Any, documents: Any) -> tuple[Any, Any]:
@@ -93,18 +92,6 @@ def describe_interval(scores: MulticlassScores) -> str:
 def over_groups(scores: MulticlassScores) -> str:
     """Return the end of a phrase that says that an interval is over groups; empty if the documents have no groups."""
     return "" if scores.num_groups is None else f" over {pluralize(scores.num_groups, 'group')}"
-
-
-def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
-    """Compute half the width of Wald's 95 % interval for the difference between two accuracies on the same documents.
-
-    Args:
-        only_first: Number of documents that only the first model predicts correctly.
-        only_second: Number of documents that only the second model predicts correctly.
-    """
-    difference = (only_second - only_first) / documents
-    variance = (only_first + only_second) / documents - difference**2
-    return Z * math.sqrt(max(variance, 0.0) / documents)
 
 
 def template_values(

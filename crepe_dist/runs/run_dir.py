@@ -128,8 +128,8 @@ class RunDir:
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
-    def removable_files(self) -> list[Path]:
-        """List the files and folders that can be removed. Call this method while the directory is locked.
+    def clean_up(self) -> None:
+        """Remove the files and folders that the run no longer needs. Call it while the directory is locked.
 
         In an unfinished run, these are the leftovers of killed processes. In a finished run, these are also the resume
         state, the folder of a completed refit, and the checkpoints except the reported and the latest checkpoint. If
@@ -139,14 +139,14 @@ class RunDir:
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
         paths += self.path.glob(f"{REMOVED_PREFIX}-*")
-        if (result := self.result) is None:
-            return paths
-        paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
-        unlabelled = result["provenance"].get("unlabelled", {})
-        # The supervised model's checkpoint replaced the student's checkpoint, so later checkpoints are not needed.
-        is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
-        latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
-        return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+        if (result := self.result) is not None:
+            paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
+            unlabelled = result["provenance"].get("unlabelled", {})
+            # The supervised model's checkpoint replaced the student's checkpoint, so later checkpoints are not needed.
+            is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
+            latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
+            paths += self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+        self.remove(paths)
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
         """List the files of the checkpoints that are not needed, the weights files first.
@@ -174,10 +174,6 @@ class RunDir:
                 if path == self.state:
                     path = path.rename(self.path / f"{REMOVED_PREFIX}-state")
                 shutil.rmtree(path)
-
-    def clean_up(self) -> None:
-        """Remove the files that the run no longer needs. Call it while the directory is locked."""
-        self.remove(self.removable_files())
 
     def lock(self) -> IO[str]:
         """Lock the directory for this process. Closing the returned file releases the lock, as does process exit.

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from crepe_dist import extras, invocation
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files.output_streams import find_write_problem
 from crepe_dist.files.safe_read import read_names
@@ -309,7 +309,7 @@ class ModelFlags(Settings):
     checkpoint: str | None = setting(
         None,
         "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
-        "model chosen with `use`, otherwise the newest run in runs/ if all runs there were trained on the same data.",
+        "newest finished run in runs/.",
         NON_EMPTY,
         positional="?",
     )
@@ -384,10 +384,3 @@ def check_output(path: Path | None, flag: str, source: str | None = None) -> Non
         why = error.strerror or str(error)
     if why:
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
-
-
-def check_page(path: Path | None, source: str | None) -> None:
-    """Raise ``UserError`` if the page of ``--html`` cannot be written; see ``check_output``."""
-    if path is not None:
-        extras.require("reports", "--html")
-    check_output(path, "--html", source)

@@ -67,7 +67,7 @@ def python(request, wheel, tmp_path_factory) -> Path:
     run(["uv", "venv", "-q", "-p", PYTHONS[request.param], str(folder)], folder.parent)
     found = folder / "bin" / "python"
     run(
-        ["uv", "pip", "install", "-q", "-p", str(found), f"{wheel}[reports,sklearn,tune]"],
+        ["uv", "pip", "install", "-q", "-p", str(found), f"{wheel}[reports,sklearn]"],
         folder.parent,
     )
     return found

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, FORMER_KEYS, MultilabelScores
@@ -65,13 +65,3 @@ def test_the_result_of_a_former_run_with_unlabelled_texts_is_read(tmp_path):
     }
     (tmp_path / "first").mkdir()
     assert RunDir(tmp_path).supervised.path == tmp_path / "first"
-
-
-def test_the_model_that_a_former_version_has_chosen_stays_the_default(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    write_sealed_json(tmp_path / "runs" / "in_use.json", 4, {"model": "runs/a"})
-    assert checkpoint.default_model() == "runs/a"
-    write_sealed_json(tmp_path / "runs" / "default_model.json", checkpoint.FORMAT, {"model": "runs"})
-    assert checkpoint.default_model() == "runs"
-    assert json.dumps(read_json(tmp_path / "runs" / "in_use.json"))  # It is left as it is.

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist.commands.drift import Drift
 from crepe_dist.commands.evaluate import Evaluate
 from crepe_dist.commands.export import Export
 from crepe_dist.commands.inspect import Inspect
@@ -87,7 +86,6 @@ def test_a_run_is_found_by_the_old_names_of_its_settings(tmp_path):
         (("export", "run", "--size", "2"), "--size is now called --max-size-mb"),
         (("predict", "run", "--score=good"), "--score is now called --score-class"),
         (("inspect", "data", "--next", "0"), "--num-suggestions is 0"),
-        (("drift", "run", "new.csv", "--least", "9"), "--min-effect is 9"),
         (("prepare", "a.csv", "--labels", "one", "--label-separator", ";", "--out", "b"), "--labels single cannot be"),
         (("prepare", "a.csv", "--labels", "several", "--stratified", "--out", "b"), "--labels multilabel cannot be"),
         (
@@ -102,7 +100,7 @@ def test_commands_know_old_flags(words, said, tmp_path, complaint):
 
 
 def test_the_help_has_no_old_names():
-    parsers = [command.parser() for command in (Drift, Evaluate, Export, Inspect, Prepare)]
+    parsers = [command.parser() for command in (Evaluate, Export, Inspect, Prepare)]
     for parser in (*parsers, config.parser()):
         told, known = parser.format_help(), parser.flags()
         for old in parser.aliases.keys() - set(known):
