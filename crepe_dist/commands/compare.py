@@ -55,11 +55,6 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
             "! the runs were tested on different texts or labels: score them on one data set, "
             f"{invocation.command_line('evaluate')} RUN --data DIR"
         )
-    if any(is_raw(record) for record in records):
-        notes.append(
-            "* This is the loss before temperature scaling, which earlier versions recorded. It cannot be compared "
-            "with the other losses."
-        )
     if any((scores := record.multiclass_test_scores) and scores.num_groups for record in records):
         notes.append("The 95 % intervals of runs on data with groups are over groups of texts, not over texts.")
     notes.append(
@@ -81,16 +76,9 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
         f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}" if bounds else UNKNOWN,
         UNKNOWN if record is baseline else _difference(record, baseline),
         UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
-        f"{metrics['test_loss']:.4f}" + "*" * is_raw(record),
+        f"{metrics['test_loss']:.4f}",
         duration(seconds) if seconds else UNKNOWN,
     ]
-
-
-def is_raw(record: RunRecord) -> bool:
-    """Return whether the recorded loss was computed before temperature scaling, as in earlier versions."""
-    scores = record.test_scores
-    is_calibrated = scores is not None and scores.calibration.temperature != 1
-    return is_calibrated and "test_uncalibrated_loss" not in record.metrics
 
 
 def differences(record: RunRecord, baseline: RunRecord) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import join_words
-from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name
 from crepe_dist.settings.fields import (
     NON_EMPTY,
     PATH,
@@ -117,8 +116,6 @@ class Config(Settings):
     def run_key(self) -> dict[str, Any]:
         """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
         return {
-            # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
-            "batches": "growing",
             "batch_size": self.data.batch_size,
             "case_noise": self.data.case_noise,
             "typos": self.data.typos,
@@ -193,7 +190,6 @@ def parser() -> Parser:
     add_settings(result, Config, flag)
     for name, group in GROUPS.items():
         add_settings(result.add_argument_group(name, group.__doc__), group, flag)
-    result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
     return result
 
 
@@ -285,8 +281,7 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
 
     known = settings()
     from_files = {name: value for path in files for name, value in _known(read(Path(path)), path).items()}
-    current = {current_name(name, SETTINGS, known): value for name, value in given.items()}
-    passed = {name: value for name, value in current.items() if name in known}
+    passed = {name: value for name, value in given.items() if name in known}
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for qualified, value in {**from_files, **passed}.items():
         group, _, name = qualified.rpartition(".")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from crepe_dist.errors import UserError
-from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "marked", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
@@ -276,7 +275,7 @@ class Settings:
                 continue
             kind, name = kind_of(item), qualified_name(type(self), item)
             try:
-                setattr(self, item.name, kind.check(current_value(name, value)))
+                setattr(self, item.name, kind.check(value))
             except (ValueError, TypeError, OverflowError):
                 raise invalid_value_error(name, value, kind) from None
 

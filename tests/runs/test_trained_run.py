@@ -75,7 +75,6 @@ class TestFilesOfARun:
         saved = yaml.safe_load((run_dir / "config.yaml").read_text())
         assert saved["data"]["batch_size"] == 50
         identity = {
-            "batches": "growing",
             "batch_size": 50,
             "case_noise": 0.2,
             "typos": 0.0,
