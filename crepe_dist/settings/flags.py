@@ -206,8 +206,7 @@ class Command(Settings):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         """Parse the arguments after the name of the command, and return the command."""
-        values = vars(cls.parser().parse_intermixed_args(words))
-        return cls(**values).as_given(values)
+        return cls(**vars(cls.parser().parse_intermixed_args(words)))
 
     def run(self) -> None:
         """Run the command."""
