@@ -166,13 +166,13 @@ def test_it_answers_as_predict_does(kind, name, kernels, tmp_path):
 
 def test_it_needs_what_it_says():
     assert imported(Path(crepe_runtime.__file__).read_text(encoding="utf-8")) == {
-        "__future__", "bisect", "json", "math", "re", "collections", "itertools", "typing", "numpy", "onnxruntime",
+        "bisect", "json", "math", "re", "collections", "itertools", "typing", "numpy", "onnxruntime",
     }  # fmt: skip
 
 
 def imported(source: str) -> set[str]:
-    """Return the top-level packages that a module imports. Its syntax must be that of Python 3.9."""
-    nodes = list(ast.walk(ast.parse(source, feature_version=(3, 9))))
+    """Return the top-level packages that a module imports."""
+    nodes = list(ast.walk(ast.parse(source)))
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return names | {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
 
