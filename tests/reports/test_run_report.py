@@ -286,18 +286,6 @@ class TestCompare:
         other = replace(second, metadata={**second.metadata, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
         assert compare.row(other, first)[3] == "–"
 
-    def test_a_loss_of_an_earlier_version_is_marked(self, place):
-        one = open_run(place / "one")
-        test = one.multiclass_test_scores
-        assert test is not None
-        now = replace(one, scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))})
-        before = {name: value for name, value in one.metrics.items() if name != "test_uncalibrated_loss"}
-        metrics = {**before, "test_uncalibrated_loss": 1.0}
-        now = replace(now, metadata={**one.metadata, "metrics": metrics})
-        earlier = replace(now, metadata={**one.metadata, "metrics": before})
-        assert compare.row(earlier, now)[5] == f"{metrics['test_loss']:.4f}*"
-        assert compare.row(now, now)[5] == f"{metrics['test_loss']:.4f}"
-
 
 class TestNumbers:
     def test_wilson_s_interval(self):
