@@ -26,7 +26,7 @@ def report_unexpected(error: Exception) -> UserError:
     If the report cannot be written, the traceback is printed.
     """
     launch = read_launcher_env()
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    trace = "".join(traceback.format_exception(error))
     report = Path(f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt").absolute()
     where = f"the traceback is in {report}"
     try:

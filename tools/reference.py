@@ -49,8 +49,7 @@ for [texts of low probability](../how-to/probabilities.md#answer-only-what-is-pr
 A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),
 `--feature-len` (default: 1014), and `--classes` (a,b,c in the order of training, or a file with one name per line).
 
-A flag that has no effect is refused. Each command is also a module: `python -m crepe_dist.prepare` is the same as
-`crepe prepare`.
+Each command is also a module: `python -m crepe_dist.prepare` is the same as `crepe prepare`.
 
 More than one command has these flags:
 
@@ -95,8 +94,7 @@ def options() -> str:
         "Options of `train` and `supervise`: flags, and keys of a YAML file (`--config`). Flags override the file.",
         "`--on`, `--processes` and `--max-restarts` train on a [cluster](../how-to/clusters.md).",
         "",
-        "The data folder needs no flag: `crepe train data/reviews`. A flag that has no effect, such as",
-        "`--width` with `--model ngrams`, is refused. In a file, such a setting is ignored.",
+        "The data folder needs no flag: `crepe train data/reviews`.",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group_name or 'General'}", "", kind.__doc__ or "", ""]

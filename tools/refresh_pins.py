@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rewrite the pins in pyproject.toml from a fresh resolution (Python 3.9 to 3.11, all groups and extras).
+"""Rewrite the pins in pyproject.toml from a fresh resolution (all groups and extras).
 
     uv run --no-sync tools/refresh_pins.py
 

@@ -15,7 +15,6 @@ from crepe_dist.settings.fields import (
     float_range,
     int_range,
     setting,
-    settings_of,
 )
 from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output
 from crepe_dist.settings.options import MAX_BATCH
@@ -80,10 +79,6 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
                 raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
             if self.data and is_file(self.data):
                 self.data, self.file = None, self.data
-            if not self.file:
-                names = [flag.name for flag in settings_of(ColumnFlags)]
-                why = "these flags apply to a labelled file, and no file is given"
-                self.refuse(names, why, "name a labelled file")
             check_output(self.json, "--json", self.file)
             if self.html is not None:
                 extras.require("reports", "--html")

@@ -44,7 +44,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_integer
 from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
-FORMAT = 4  # Version of the folder's format.
+FORMAT = 5  # Version of the folder's format.
 # Names of files in a data set folder.
 MANIFEST = "dataset.json"
 WEIGHTS = "train.weights.npy"

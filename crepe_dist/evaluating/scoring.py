@@ -39,8 +39,7 @@ from crepe_dist.reports.score_page import (
 )
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run_of_checkpoint
-from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, MulticlassScores
-from crepe_dist.sealed_json import rename_keys
+from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
 MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the terminal.
@@ -153,10 +152,8 @@ def _write(
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
     if args.json is not None:
         is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_STORED_CLASSES
-        # The JSON keeps the keys of the first versions, because programs read them.
-        public_keys = {key: former_key for former_key, key in FORMER_KEYS.items()}
         omitted = ("is_correct", "group_counts", *["confusion"] * is_large)
-        numbers = rename_keys(scores.to_dict(*omitted), public_keys)
+        numbers = scores.to_dict(*omitted)
         if isinstance(scores, MulticlassScores) and is_large:
             numbers["confusion_cells"] = np.stack(scores.confusion_cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ MODEL_HINT = "give a .params file or a run folder of crepe_dist"
 MAX_SIZE = 1 << 24  # Maximum value of a size that has no entry in ``max_sizes``.
 RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # Rows [n] of a table, and the weight of each use.
 DROPOUT = "dropout"  # Name of the field with the dropout probability, in networks with dropout.
-Self = TypeVar("Self", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class NetworkConfig(ABC):
         return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
-    def for_data(cls: type[Self], options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> Self:
+    def for_data(cls, options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> Self:
         """Return the configuration that ``options`` select for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, name) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
@@ -101,7 +100,7 @@ class NetworkConfig(ABC):
 
     @classmethod
     def of_parameters(
-        cls: type[Self],
+        cls,
         arrays: Mapping[str, np.ndarray[Any, Any]],
         alphabet_size: int,
         feature_len: int,
@@ -189,7 +188,7 @@ class NetworkConfig(ABC):
         """Return the remedy for an error message: the requested size ``name`` differs from this configuration."""
         return f"omit model.{name}, which these parameters decide"
 
-    def with_training_options(self: Self, options: "ModelOptions") -> Self:
+    def with_training_options(self, options: "ModelOptions") -> Self:
         """Return a copy with the options that may differ between training runs, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self

@@ -135,9 +135,8 @@ class CsvFormatter(TableFormatter):
     def __post_init__(self) -> None:
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # This line terminator makes the writer quote cells that contain "\r" or "\n". The escape character is necessary
-        # because Python 3.10 otherwise refuses cells that contain NUL.
-        self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
+        # This line terminator makes the writer quote cells that contain "\r" or "\n".
+        self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n")
         self.header = f"{self._format([[*self.columns, *self.types]])[0]}\n"
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:

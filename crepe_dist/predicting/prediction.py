@@ -3,21 +3,11 @@
 import math
 from typing import Any, NamedTuple
 
-from crepe_dist.predicting.former_names import accept_former_names
-
 # Error for a non-empty text without any character of the alphabet.
 NO_KNOWN_CHARACTERS = "no character that the network knows"
 REJECTED = "none of these"  # Displayed instead of the class if a prediction is rejected.
 
 
-@accept_former_names(
-    {
-        "read": "characters_read",
-        "problem": "error",
-        "characters_cut": "characters_truncated",
-        "share": "probability_of",
-    }
-)
 class Prediction(NamedTuple):
     """Prediction for one text.
 

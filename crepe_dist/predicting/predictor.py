@@ -25,7 +25,6 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference, is_gpu_build
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import InferenceEngine, Logits
-from crepe_dist.predicting.former_names import accept_former_names
 from crepe_dist.predicting.input_reader import extract_texts, model_columns
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS, Prediction
@@ -46,15 +45,8 @@ MAX_CHECKPOINT_BYTES = 1 << 34  # Maximum size of a checkpoint file.
 CPU_NAME = "cpu"  # Value of the option ``device``.
 # Weight of a window without known characters. It is not 0, so that the mean over such windows is defined.
 MIN_WINDOW_WEIGHT = 1e-6
-FORMER_NAMES = {
-    "about": "metadata",
-    "measure": "score_name",
-    "several": "is_multilabel",
-    "sure": "level_thresholds",
-}
 
 
-@accept_former_names(FORMER_NAMES)
 @dataclass(eq=False, repr=False)
 class Predictor:
     """Text classifier that ``load`` loads from a checkpoint.
@@ -404,9 +396,7 @@ class Predictor:
 def _unpickled(files: Mapping[str, bytes], device: str, threads: int, state: Mapping[str, Any]) -> Predictor:
     from crepe_dist.predicting.loading import open_files  # That module imports this one.
 
-    predictor = replace(
-        open_files(files, device), **{FORMER_NAMES.get(name, name): value for name, value in state.items()}
-    )
+    predictor = replace(open_files(files, device), **state)
     predictor.engine.threads = threads
     return predictor
 

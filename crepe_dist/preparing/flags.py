@@ -39,7 +39,6 @@ from crepe_dist.settings.fields import (
     ValueType,
     float_range,
     int_range,
-    refuse,
     setting,
 )
 from crepe_dist.settings.flags import ColumnFlags, Command
@@ -298,9 +297,6 @@ class PreparationFlags(ColumnFlags, Command):
         corrections = None
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
-        elif self.correct is not None:
-            remedy = "leave out --correct, or name the corrected labels with --corrections FILE"
-            refuse(["--correct"], "", remedy, on=" without --corrections")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         is_fixed = self.alphabet not in (None, AUTO, STANDARD)
@@ -330,7 +326,6 @@ class PreparationFlags(ColumnFlags, Command):
             fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
             max_bad=self.max_bad,
             corrections=corrections,
-            explicit_options=options,
         )
 
     def _read_options(self) -> ReadOptions:
@@ -358,7 +353,7 @@ class PreparationFlags(ColumnFlags, Command):
         )
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
-        """Find the source files, and refuse --test, --validation and --stratified if they contradict these files.
+        """Find the source files, and refuse --test and --validation if they contradict these files.
 
         Args:
             paths: Paths of the downloaded copies, keyed by URL.
@@ -375,8 +370,6 @@ class PreparationFlags(ColumnFlags, Command):
                     f"the sources already have files of the {split} split: {', '.join(split_names)[:200]}",
                     f"leave out --{split}, or name only the training files as sources",
                 )
-        if splits.keys() <= {source.split for source in sources}:
-            self.refuse(["stratified"], "all splits are files, so no split is drawn")
         return sources
 
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:

@@ -100,7 +100,7 @@ def prepare_from_python(
             raise UserError(f"prepare has no argument {name}", remedy=remedy)
         label_type = find_label_type(source, columns.label) if is_table(source) else ""
         sources = _to_names(tables["table"])
-        flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options).as_given(options)
+        flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options)
         return flags.prepare(render_page, command, print_line=print_line)
 
 

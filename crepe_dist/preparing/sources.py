@@ -79,10 +79,6 @@ class Source:
         return self.path.stat().st_size
 
 
-# Keys of ``columns`` in the metadata of earlier versions, mapped to the current names.
-FORMER_COLUMN_KEYS = {"needs_id": "id_required", "remembered": "preferred_texts", "like": "reference_columns"}
-
-
 @dataclass(frozen=True)
 class ReadOptions:
     """Options for reading files. An option that the user specified replaces detection.
@@ -135,8 +131,7 @@ class ReadOptions:
     def from_dict(cls, saved: dict[str, Any]) -> "ReadOptions":
         """Restore the options from the result of ``to_dict``."""
         columns: dict[str, Any] = {
-            FORMER_COLUMN_KEYS.get(name, name): tuple(value) if isinstance(value, list) else value
-            for name, value in saved["columns"].items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in saved["columns"].items()
         }
         restored = {
             "columns": ColumnSpec(**columns),

@@ -230,8 +230,8 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         is_multilabel: True for a multilabel model.
     """
     # Private-use characters in the alphabet represent values of feature columns, so they are not counted.
-    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))
-    rare = " A rare character counts as two characters." if encoding.get("paired") else ""
+    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("two_id_characters", ""))
+    rare = " A rare character counts as two characters." if encoding.get("two_id_characters") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
     return [
         f"If a text is longer than {number(encoding['feature_len'])} characters, the model only reads "

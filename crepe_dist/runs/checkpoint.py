@@ -30,10 +30,9 @@ from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores, MultilabelScores
-from crepe_dist.sealed_json import damaged_error, read_record, rename_keys, write_sealed_json
+from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 
-FORMAT = 6  # Version of the metadata and of the scores.
-FORMER_FORMATS = (4, 5)  # Versions that are also read. They differ only in their keys.
+FORMAT = 7  # Version of the metadata and of the scores.
 RESULT_FORMAT = 1  # Version of ``result.json``.
 FOLDER = "checkpoints"
 RESULT = "result.json"
@@ -47,14 +46,6 @@ MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format cre
 SCORES_SUFFIX = ".scores.json"
 # The two models of a run with unlabelled texts, in ``result.json``.
 SUPERVISED, STUDENT = "supervised model", "student"
-FORMER_METADATA_KEYS = {"computed": "numerics"}
-FORMER_NETWORK_KEYS = {
-    "longest": "maxn",
-    "letters": "num_word_char_ids",
-    "words": "word_buckets",
-    "reach": "embedding_maxn",
-    "rows": "embedding_rows",
-}
 OTHER_CHECKPOINT_HINT = (
     "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 )
@@ -211,14 +202,12 @@ def read_metadata(path: Path) -> Json | None:
         OTHER_CHECKPOINT_HINT,
         METADATA_SCHEMA,
         follow=True,
-        former_versions=FORMER_FORMATS,
-        former_keys=FORMER_METADATA_KEYS,
     )
     if described["sha256"] != sha256(path):
         raise UserError(
             f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=OTHER_CHECKPOINT_HINT
         )
-    return {**described, "network": rename_keys(described["network"], FORMER_NETWORK_KEYS)}
+    return described
 
 
 def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], Json]:
@@ -248,7 +237,7 @@ def read_scores(path: Path) -> dict[str, AnyScores]:
     if not file.is_file():
         return {}
     remedy = "delete it to continue without scores"
-    saved = read_record(file, FORMAT, remedy, former_versions=FORMER_FORMATS, former_keys={"several": "is_multilabel"})
+    saved = read_record(file, FORMAT, remedy)
     score_class = MultilabelScores if saved["is_multilabel"] else MulticlassScores
     return {name: score_class.from_dict(values) for name, values in saved["splits"].items()}
 
@@ -258,13 +247,7 @@ def read_result_file(run_dir: Path) -> Json | None:
     if not (run_dir / RESULT).is_file():
         return None
     remedy = f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh"
-    result = read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
-    if (figures := result["provenance"].get("unlabelled")) is not None:
-        figures = rename_keys(figures, {"first": "supervised"})
-        if figures["reported"] == "first network":
-            figures["reported"] = SUPERVISED
-        result["provenance"]["unlabelled"] = figures
-    return result
+    return read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
 
 
 def check_present(run_dir: Path, name: str) -> None:

@@ -33,17 +33,14 @@ Record = dict[str, Any]
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
     """Return an epoch's loss on a split, computed from calibrated probabilities, and the standard error of this loss.
 
-    Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
-
     Args:
         epoch: Record of the epoch (``checkpoint.epoch_record``).
 
     Returns:
         The loss in nats, or infinity if it is unknown or not finite; and the standard error, or 0 if it is unknown.
     """
-    name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
-    loss = float(epoch.get(f"{split}_{name}", math.inf))
-    return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_{name}_error", 0.0))
+    loss = float(epoch.get(f"{split}_loss", math.inf))
+    return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_loss_error", 0.0))
 
 
 def epoch_scalars(record: Record) -> dict[str, float]:

@@ -44,8 +44,7 @@ class RunDir:
     @property
     def supervised(self) -> "RunDir":
         """Directory of the supervised model, which is trained before the unlabelled texts are used."""
-        former = self.path / "first"  # Name of the directory in earlier versions.
-        return RunDir(former if former.is_dir() else self.path / "supervised")
+        return RunDir(self.path / "supervised")
 
     @property
     def refit(self) -> "RunDir":

@@ -16,7 +16,6 @@ from crepe_dist.files.json_file import write_json
 from crepe_dist.runs.checkpoint import CONFIG, RUN_KEY_FILE, RUNS
 from crepe_dist.runs.run_dir import PARTIAL_DOWNLOAD, RunDir
 from crepe_dist.sealed_json import digest
-from crepe_dist.settings.aliases import current_settings
 from crepe_dist.settings.config import Config, flatten
 
 # Time limit in seconds for the processes of an earlier group to end. NFS keeps the locks of a dead client for 90 s.
@@ -162,13 +161,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _initialize(path, identity, supervision)
         return
-    former, requested = (flatten(current_settings(values)) for values in (RunDir(path).read_run_key(), identity))
-    if former.get("batches") != requested["batches"]:
-        raise UserError(
-            f"{path} was started by another version of crepe_dist",
-            "its batches have other sizes, so its training cannot continue with the same result",
-            "choose another --run-dir, start another run with --fresh, or resume it with that version",
-        )
+    former, requested = map(flatten, (RunDir(path).read_run_key(), identity))
     if former != requested:
         names = sorted(name for name in {**former, **requested} if former.get(name) != requested.get(name))
         raise UserError(

@@ -25,7 +25,6 @@ from crepe_dist.model.calibration import (
     to_intervals,
 )
 from crepe_dist.runs.group_bootstrap import ALL_CLASSES, bootstrap_interval
-from crepe_dist.sealed_json import rename_keys
 
 BINS = 15  # Number of intervals of the predicted probability, as in Guo et al. 2017.
 MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the order of additions does not matter.
@@ -40,13 +39,6 @@ MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents than this, ``is_co
 PRIOR_DOCUMENTS = 4
 DEFAULT_THRESHOLD = 0.5  # Minimum probability of a predicted label if there is no validation split.
 NOT_STORED = ("loss_error",)  # Attributes that are not stored.
-# Keys of stored scores in earlier versions. ``evaluate --json`` still prints these keys.
-FORMER_KEYS = {
-    "answers": "confidence_histogram",
-    "decisions": "confusion_counts",
-    "right": "is_correct",
-    "sure": "selective_counts",
-}
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 EMPTY_CONFIDENCE_HISTOGRAM: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
@@ -201,8 +193,7 @@ class ClassificationScores:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Any:
-        """Create scores from the values that ``to_dict`` returned. Values of earlier versions are also read."""
-        saved = rename_keys(saved, FORMER_KEYS)
+        """Create scores from the values that ``to_dict`` returned."""
         values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
         values["calibration"] = Calibration(**saved.get("calibration", {}))
         if "mistakes" in saved:
@@ -226,8 +217,7 @@ class MulticlassScores(ClassificationScores):
             not stored.
         calibration: Calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` is already at temperature 1.
-        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document. ``None`` in files written by
-            earlier versions, where ``loss`` itself is uncalibrated.
+        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document.
         loss_error: Standard error of ``loss``; ``None`` if no temperature was fitted to this split. Not stored.
         confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. One row per percent of predicted probability (rounded
             down): the number of documents, the number of correct predictions, and for each k of ``TOP_K``, the number

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import join_words
-from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name
 from crepe_dist.settings.fields import (
     NON_EMPTY,
     PATH,
@@ -38,7 +36,6 @@ from crepe_dist.settings.options import (
 
 UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # Groups whose flags have no prefix.
 SOURCE = "data.source"
-REFIT = "training.refit"
 POSITIONAL = "positional"  # Namespace attribute for a data folder that is passed without a flag.
 # Flags whose names differ from the names of their settings.
 FLAG_NAMES = {
@@ -96,10 +93,6 @@ class Config(Settings):
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
 
-    @classmethod
-    def flag(cls, name: str) -> str:
-        return flag(name)
-
     def to_yaml(self) -> str:
         """Return the settings as YAML, for the run folder. A command with this YAML as ``--config`` resumes the run."""
         import yaml  # Imported here because --help does not need it.
@@ -117,8 +110,6 @@ class Config(Settings):
     def run_key(self) -> dict[str, Any]:
         """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
         return {
-            # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
-            "batches": "growing",
             "batch_size": self.data.batch_size,
             "case_noise": self.data.case_noise,
             "typos": self.data.typos,
@@ -193,7 +184,6 @@ def parser() -> Parser:
     add_settings(result, Config, flag)
     for name, group in GROUPS.items():
         add_settings(result.add_argument_group(name, group.__doc__), group, flag)
-    result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
     return result
 
 
@@ -234,7 +224,6 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, dict[str, int] | N
         what = f"two data folders are given: {folder} by position, and {given[SOURCE]} by --data"
         raise UserError(what, remedy="give only one of them")
     config = merge_settings(given, values.config)
-    _check(config)
     if values.print_config:
         print(config.to_yaml(), end="")
         sys.exit()
@@ -254,26 +243,6 @@ def _cluster(values: argparse.Namespace) -> dict[str, int] | None:
     return given
 
 
-def _check(config: Config) -> None:
-    """Raise ``UserError`` if the user passed a setting that has no effect in this configuration."""
-    network = config.model.network
-    if config.training.init_from is None:  # Otherwise, the weights determine the network.
-        known = settings()
-        for name in sorted(config.given):
-            networks = known[name].metadata["networks"]
-            if networks and network not in networks and not (name == REFIT and not config.training.refit):
-                config.refuse(
-                    [name],
-                    f"--model {network} does not read this setting; it is read by {join_words(list(networks))}",
-                )
-    elif config.training.refit:
-        config.refuse(["training.refit"], "--init-from is given, and such a run is never refitted")
-    if config.optimizer.name != "sgd":
-        config.refuse(
-            ["optimizer.momentum"], f"--optimizer {config.optimizer.name} has no momentum", "add --optimizer sgd"
-        )
-
-
 def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     """Merge settings into a configuration.
 
@@ -285,14 +254,13 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
 
     known = settings()
     from_files = {name: value for path in files for name, value in _known(read(Path(path)), path).items()}
-    current = {current_name(name, SETTINGS, known): value for name, value in given.items()}
-    passed = {name: value for name, value in current.items() if name in known}
+    passed = {name: value for name, value in given.items() if name in known}
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for qualified, value in {**from_files, **passed}.items():
         group, _, name = qualified.rpartition(".")
         values[group][name] = value
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
-    return Config(**values[""], **groups).as_given(passed)
+    return Config(**values[""], **groups)
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,6 @@ from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files.output_streams import find_write_problem
 from crepe_dist.files.safe_read import read_names
-from crepe_dist.settings.aliases import FLAGS, Alias, current_name, current_value
 from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
@@ -54,14 +53,10 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that raises ``UserError`` for mistakes.
 
     Flags cannot be abbreviated. Otherwise, a new flag could change the meaning of an abbreviation in a user's script.
-
-    Attributes:
-        aliases: Mapping from old names of renamed flags to the current names. The help does not show the old names.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
-        self.aliases: Mapping[str, Alias] = FLAGS
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -71,18 +66,12 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = [self._current(word) for word in (sys.argv[1:] if args is None else args)]
         try:
-            return super().parse_known_args(words, namespace)
+            return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
             raise UserError(
                 f"{error.argument_name or 'the command line'}: {error.message}", remedy=self.hint()
             ) from None
-
-    def _current(self, word: str) -> str:
-        """Replace the old name of a renamed flag with the current name. Return all other words unchanged."""
-        flag, sign, value = str(word).partition("=")
-        return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
     def unknown(self, argument: str) -> UserError:
         """Return the error for an argument that no flag accepts."""
@@ -109,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         if not isinstance(action.type, ValueType):
             return super()._get_value(action, arg_string)
         try:
-            return action.type(current_value(action.dest, arg_string))
+            return action.type(arg_string)
         except (ValueError, TypeError, OverflowError):
             name = argparse._get_action_name(action)  # noqa: SLF001
             raise invalid_value_error(name or action.dest, arg_string, action.type) from None
@@ -217,8 +206,7 @@ class Command(Settings):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         """Parse the arguments after the name of the command, and return the command."""
-        values = vars(cls.parser().parse_intermixed_args(words))
-        return cls(**values).as_given(values)
+        return cls(**vars(cls.parser().parse_intermixed_args(words)))
 
     def run(self) -> None:
         """Run the command."""

@@ -146,7 +146,6 @@ class TestPredict:
             (["few.csv"], "predict --file few.csv"),
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
-            (["--text", "x", "--text-column", "y"], "--text excludes the flags of files"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
             (["--text", "x", "--windows", "--explain"], "does not support --explain"),
             (["--text", "x", "--min-score", "0.5"], "requires a class"),

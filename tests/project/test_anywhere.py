@@ -21,7 +21,7 @@ from tests.conftest import NGRAMS, PAPER, QUICK, command, run
 from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
-MINORS = range(9, 15)
+MINORS = range(11, 15)
 NETWORKS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
 pytestmark = [pytest.mark.slow, needs("uv")]
 

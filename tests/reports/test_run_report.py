@@ -122,7 +122,7 @@ class TestReport:
     def test_warns_of_what_novices_overlook(self, place):
         record = open_run(place / "one")
         epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
+            {**record.history.epochs[0], "epoch": number, "validation_loss": loss}
             for number, loss in enumerate((1.0, 0.5, 0.9), 1)
         ]
         history = replace(record.history, epochs=epochs)

@@ -13,7 +13,7 @@ from tests.helpers.programs import program
 
 # Folder of a sitecustomize.py that hides both packages.
 FOLDER = Path(__file__).parents[1] / "helpers" / "without_mxnet"
-MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.9"
+MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.11"
 
 
 @pytest.fixture
