@@ -10,7 +10,6 @@ from crepe_dist.errors import UserError
 # Packages of each extra.
 PACKAGES = MappingProxyType(
     {
-        "dask": ("distributed",),
         "encoders": ("onnxruntime", "tokenizers", "wordllama"),
         "excel": ("openpyxl", "defusedxml"),
         "export": ("onnx", "onnxruntime", "jinja2"),
@@ -25,7 +24,6 @@ PACKAGES = MappingProxyType(
         "reports": ("jinja2", "matplotlib", "tensorboardX"),
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
-        "spark": ("pyspark",),
         "wandb": ("wandb",),
     }
 )

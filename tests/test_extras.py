@@ -22,7 +22,7 @@ def test_pyproject_has_the_same_extras():
     section = PYPROJECT.read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     lines = re.findall(r"^(\w+) = \[(.*)\]$", section, re.MULTILINE)
     declared = {name: tuple(re.findall('"([^"<>= ]*)[^"]*"', packages)) for name, packages in lines}
-    large = ("dask", "encoders", "gpu", "gpus", "mlflow", "mpi", "ray", "spark", "wandb")
+    large = ("encoders", "gpu", "gpus", "mlflow", "mpi", "ray", "wandb")
     small = [name for name in extras.PACKAGES if name not in large]
     assert declared.pop("all") == (f"crepe_dist[{','.join(small)}]",)
     assert declared == dict(extras.PACKAGES)
