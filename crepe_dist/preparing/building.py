@@ -219,14 +219,6 @@ def build_dataset(
         manifest["groups"] = {"columns": list(group_columns), "count": int(groups.max()) + 1}
     if label_type := manifest["reading"]["labelling"].pop("type"):
         manifest["label_type"] = label_type
-    if separator := spec.read_options.labelling.levels:
-        if spec.classes is None and not any(separator in name for name in classes):
-            raise UserError(
-                f"no class has the separator {separator!r:.40} in its name",
-                f"the classes are names such as {classes[0]!r:.60}",
-                "give the separator of the levels with --levels, or leave out --levels",
-            )
-        manifest["levels"] = separator
     if collected.corrections is not None:
         manifest["corrections"] = collected.corrections
     if targets.kind != SINGLE_LABEL:

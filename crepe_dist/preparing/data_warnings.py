@@ -127,7 +127,7 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
         )
     totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
-    if alike := find_similar_names(dict(zip(classes, totals)), summary.get("levels", "")):
+    if alike := find_similar_names(dict(zip(classes, totals))):
         pairs = [f"{rare!r:.60} like {frequent!r:.60}" for rare, frequent in alike[:MAX_SHOWN]]
         # --rename OLD=NEW splits its value at the first "=", so it cannot rename a class whose name contains "=".
         renames = [f"{rare}={frequent}" for rare, frequent in alike if "=" not in rare][:MAX_FLAGS]

@@ -138,22 +138,16 @@ class PreparationFlags(ColumnFlags, Command):
         None,
         "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
         "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
-        "with --label-separator, or with --label-columns if --levels is not given; otherwise single.",
+        "with --label-separator, or with --label-columns; otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
     )
     label_separator: str | None = setting(
         None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
     )
-    levels: str | None = setting(
-        None,
-        "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. If --label-columns is given, each "
-        "column holds one level. Default: labels have no hierarchy.",
-        ANY_TEXT,
-    )
     rename: tuple[Any, ...] = setting(
         (),
-        "Class to rename, as OLD=NEW, such as Billling=Billing. Classes that end up with the same name are merged. If "
-        "--levels is given, OLD may also be a node of the hierarchy. FILE is a CSV file with the columns old and new. "
+        "Class to rename, as OLD=NEW, such as Billling=Billing. Classes that end up with the same name are merged. "
+        "FILE is a CSV file with the columns old and new. "
         "The renaming applies to all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
         Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
@@ -383,17 +377,13 @@ class PreparationFlags(ColumnFlags, Command):
         """Return the format of the labels, and the column names of --label-columns."""
         columns = split_names(self.label_columns)
         separator = self.label_separator or ""
-        choice = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
+        choice = self.labels or ("multilabel" if separator or columns else "single")
         kind = LABELS_CHOICES[choice]
         problem = ""
-        if kind == SINGLE_LABEL and (separator or (columns and not self.levels)):
-            problem = (
-                "--labels single cannot be combined with --label-separator, or with --label-columns without --levels"
-            )
+        if kind == SINGLE_LABEL and (separator or columns):
+            problem = "--labels single cannot be combined with --label-separator or --label-columns"
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
-        elif self.levels and kind != SINGLE_LABEL:
-            problem = f"--levels cannot be combined with --labels {choice}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
@@ -406,7 +396,7 @@ class PreparationFlags(ColumnFlags, Command):
                 problem,
                 remedy=f"leave out one of them; {invocation.command_line('prepare')} --help describes the flags",
             )
-        return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
+        return LabelFormat(kind, separator, self.label_type), columns
 
 
 def split_names(flag: str | None) -> tuple[str, ...]:

@@ -61,24 +61,15 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
     return ((row.label, row.text) for row in table.iter_rows())
 
 
-def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
-    """Return the new name of a class, and the old name that was replaced.
-
-    The old name is the name of the class, or the name of one of its ancestors in the hierarchy. The old name is empty
-    if nothing was replaced.
-    """
-    levels = name.split(separator) if separator else [name]
-    for end in range(len(levels), 0, -1):
-        node = separator.join(levels[:end]).rstrip()
-        if node.strip() in pairs:
-            return pairs[node.strip()] + name[len(node) :], node.strip()
-    return name, ""
+def rename_label(name: str, pairs: Mapping[str, str]) -> tuple[str, str]:
+    """Return the new name of a class, and the old name; the old name is empty if nothing was replaced."""
+    return (pairs[name], name) if name in pairs else (name, "")
 
 
 def listed_classes(options: ReadOptions) -> list[str]:
     """Return the new names of the classes in ``classes.txt``. Return an empty list if there is no such file."""
-    pairs, separator = dict(options.renames), options.labelling.levels
-    return list(dict.fromkeys(rename_label(name, pairs, separator)[0] for name in options.class_names or ()))
+    pairs = dict(options.renames)
+    return list(dict.fromkeys(rename_label(name, pairs)[0] for name in options.class_names or ()))
 
 
 def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
@@ -99,7 +90,7 @@ def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
         new = label
         if label != ABSENT:
             probs = {label: PROB_SCALE} if spec.label_kind == SINGLE_LABEL else json.loads(label)
-            renamed = {name: rename_label(name, pairs, spec.read_options.labelling.levels) for name in probs}
+            renamed = {name: rename_label(name, pairs) for name in probs}
             known |= renamed.keys()
             counts.update(dict.fromkeys((old for _, old in renamed.values() if old), count))
             new = _rename_probs(probs, {name: pair[0] for name, pair in renamed.items()}, spec.label_kind)

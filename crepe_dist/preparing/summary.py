@@ -100,8 +100,6 @@ def build_data_report(
     if built.preprocessor.feature_columns:
         text_duplicates = _count_duplicates(collected, built, is_unlabelled, "_alone")
         summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
-    if levels := spec.read_options.labelling.levels:
-        summary["levels"] = levels
     if built.grouping is not None:
         summary["groups"] = built.grouping.describe(collected, built.assignment)
     if collected.renamed:

@@ -79,14 +79,6 @@ def test_labels_of_several_classes(labels, options, expected, tmp_path):
     assert found == {json.dumps(each) for each in expected}
 
 
-def test_a_node_is_renamed_with_the_classes_below_it(tmp_path):
-    labels = ["Sport > Ball", "sport > Ball", "sport > Swim", "Sports", "Art > Oil"]
-    report, counts = prepared(tmp_path, labels * 20, {"sport": "Sport", "Art > Oil": "Art > Paint"}, levels=">")
-    assert report["classes"] == ["Art > Paint", "Sport > Ball", "Sport > Swim", "Sports"]
-    assert sum(each["Sport > Ball"] for each in counts.values()) == 40
-    assert report["renamed"][0]["rows"] == 40
-
-
 @pytest.mark.parametrize(
     ("rename", "what", "remedy"),
     [
