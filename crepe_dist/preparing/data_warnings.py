@@ -1,6 +1,5 @@
 """Warnings about properties of a prepared data set that are likely to harm training."""
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,15 +8,12 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.formatting import excerpt, join_words, number, percent, pluralize
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
-from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.settings.options import MIN_FEATURE_LEN
 
 # Minimum number of training rows of a class. A class with fewer training rows than this causes a warning.
 MIN_ROWS_PER_CLASS = 50
 # Maximum number of classes that a warning lists.
 MAX_SHOWN = 10
-# Maximum number of flags in a remedy. The limit keeps the terminal from cutting the remedy off.
-MAX_FLAGS = 4
 # Maximum ratio of distinct values to training rows in a categorical column.
 MAX_CATEGORY_RATIO = 0.5
 # A defect is reported if at least this fraction of the rows has it.
@@ -125,19 +121,6 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             + " …" * (len(small) > MAX_SHOWN),
             "collect more rows, or merge these classes with others"
             + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
-        )
-    totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
-    if alike := find_similar_names(dict(zip(classes, totals))):
-        pairs = [f"{rare!r:.60} like {frequent!r:.60}" for rare, frequent in alike[:MAX_SHOWN]]
-        # --rename OLD=NEW splits its value at the first "=", so it cannot rename a class whose name contains "=".
-        renames = [f"{rare}={frequent}" for rare, frequent in alike if "=" not in rare][:MAX_FLAGS]
-        flags = " ".join(f"--rename {shlex.quote(rename)}" for rename in renames)
-        if len(alike) > len(renames):
-            flags = f"{flags} …; --rename FILE takes a CSV file with the columns old and new"
-        yield (
-            f"{pluralize(len(alike), 'name of a class looks', 'names of classes look')} like another one",
-            "; ".join(pairs) + " …" * (len(alike) > MAX_SHOWN),
-            f"if both are the same class, merge them: {flags}",
         )
     if max(train) > 0.9 * sum(train):
         yield (

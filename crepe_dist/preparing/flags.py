@@ -21,7 +21,6 @@ from crepe_dist.preparing.fit_encoder import MIN_COVERAGE_GAIN
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import check_out, prepare
-from crepe_dist.preparing.renaming import read_renames
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, PreparationSpec
 from crepe_dist.preparing.splitting import DEDUPE, MIN_ROWS_FOR_VALIDATION, SplitOptions
@@ -35,7 +34,6 @@ from crepe_dist.settings.fields import (
     PATH_ARGUMENT,
     Choice,
     Repeated,
-    String,
     ValueType,
     float_range,
     int_range,
@@ -71,27 +69,6 @@ class FileOrFraction(ValueType):
 
     def __str__(self) -> str:
         return "a file, or a fraction of the rows such as 0.2"
-
-
-class Renames(Repeated):
-    """Type of --rename: OLD=NEW, or the name of a file.
-
-    In Python, the value may also be a mapping or a list of pairs of old and new names.
-    """
-
-    def check(self, value: Any) -> tuple[Any, ...]:
-        items = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
-        return tuple(map(self._parse, items))
-
-    def _parse(self, item: Any) -> Any:
-        if isinstance(item, (str, Path)):
-            old, is_pair, new = str(item).partition("=")
-            return (old, new) if is_pair else NON_EMPTY.check(str(item))
-        old, new = item
-        return ANY_TEXT.check(str(old)), ANY_TEXT.check(str(new))
-
-    def __str__(self) -> str:
-        return "old=new, or a CSV file with the columns old and new"
 
 
 @dataclass
@@ -143,13 +120,6 @@ class PreparationFlags(ColumnFlags, Command):
     )
     label_separator: str | None = setting(
         None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
-    )
-    rename: tuple[Any, ...] = setting(
-        (),
-        "Class to rename, as OLD=NEW, such as Billling=Billing. Classes that end up with the same name are merged. "
-        "FILE is a CSV file with the columns old and new. "
-        "The renaming applies to all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
-        Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
     corrections: Path | None = setting(
@@ -346,10 +316,7 @@ class PreparationFlags(ColumnFlags, Command):
                 "the values of these columns follow the text, and this mode reads only the beginning",
                 "leave out --mode",
             )
-        renames = read_renames(self.rename)
-        return ReadOptions(
-            self.input_format, self.header, columns, label_format, self.strip_html, self.encoding, renames=renames
-        )
+        return ReadOptions(self.input_format, self.header, columns, label_format, self.strip_html, self.encoding)
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
         """Find the source files, and refuse --test, --validation and --stratified if they contradict these files.

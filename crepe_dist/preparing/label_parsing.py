@@ -54,7 +54,10 @@ class LabelFormat:
         Raises:
             ValueError: The cell is invalid.
         """
-        return encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
+        units = self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name)
+        if len(units) > MAX_LABELS:
+            raise ValueError(f"more than {MAX_LABELS:,} labels")
+        return json.dumps(units, sort_keys=True, ensure_ascii=False)
 
     def _parse_multilabel(self, cell: str, name: ParseClassName) -> dict[str, int]:
         labels: Iterable[str]
@@ -101,20 +104,6 @@ def _round_probs(probs: dict[str, float]) -> dict[str, int]:
     for label in order[: PROB_SCALE - sum(units.values())]:
         units[label] += 1
     return {label: count for label, count in units.items() if count}
-
-
-def encode_units(units: Mapping[str, int]) -> str:
-    """Return the label string of multiple or soft labels.
-
-    Args:
-        units: Probability of each class, as an integer multiple of 1 / ``PROB_SCALE``.
-
-    Raises:
-        ValueError: There are more than ``MAX_LABELS`` classes.
-    """
-    if len(units) > MAX_LABELS:
-        raise ValueError(f"more than {MAX_LABELS:,} labels")
-    return json.dumps(units, sort_keys=True, ensure_ascii=False)
 
 
 def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:

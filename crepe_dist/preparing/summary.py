@@ -102,8 +102,6 @@ def build_data_report(
         summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
     if built.grouping is not None:
         summary["groups"] = built.grouping.describe(collected, built.assignment)
-    if collected.renamed:
-        summary["renamed"] = collected.renamed
     if collected.corrections is not None:
         summary["corrections"] = collected.corrections
     if built.targets.kind != SINGLE_LABEL:
