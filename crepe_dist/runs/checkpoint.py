@@ -136,7 +136,7 @@ def build_metadata(
         "composition": data.preprocessor.to_dict(),
         "classes": data.classes,
         **labels,
-        **{name: data.manifest[name] for name in ("label_type",) if name in data.manifest},
+        **({"label_type": data.manifest["label_type"]} if "label_type" in data.manifest else {}),
         "network": {**shape.settings(), "precision": precision},
         "numerics": numerics,
         "calibration": test.calibration.to_dict(),
