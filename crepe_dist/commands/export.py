@@ -81,9 +81,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             what = f"--format {export_format} does not support feature columns, which this model has"
             raise UserError(what, remedy=remedy)
-        if predictor.level_thresholds:
-            remedy = "leave --min-precision out, and give it to predict or serve"
-            raise UserError("exports do not support --min-precision for hierarchical labels", remedy=remedy)
         if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 

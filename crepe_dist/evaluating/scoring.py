@@ -13,7 +13,6 @@ import pandas as pd
 from crepe_dist.data.augmentation import in_case, with_typos
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import SPLITS_WITH_TEXTS, Dataset, Split
-from crepe_dist.data.label_hierarchy import HierarchyLevel
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
@@ -107,7 +106,7 @@ def evaluate_on(
     Raises:
         UserError: The loss is not finite. The error is raised on every rank.
     """
-    scores = evaluate(predictor.engine, split, batch_size, group, predictor.calibration, predictor.levels)
+    scores = evaluate(predictor.engine, split, batch_size, group, predictor.calibration)
     check_finite(scores.loss)  # The loss is the same on every rank, so all ranks raise the error.
     return scores
 
@@ -161,9 +160,6 @@ def _write(
             numbers |= {"groups": scores.num_groups, "accuracy_interval": scores.group_interval()}
         numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
-        if dataset.hierarchy and isinstance(scores, MulticlassScores):
-            numbers["hierarchical_f1"] = dataset.hierarchy.f1(scores.confusion)
-            numbers["level_accuracies"] = dataset.hierarchy.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": prob, **view.summary()} for prob, view in noisy.items()]
         numbers["case"] = {name: view.summary() for name, view in other_case.items()}
         numbers["without"] = {name: view.summary() for name, view in reduced.items()}
@@ -194,15 +190,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if temperature != 1:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
         uncalibrated = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
-    highest_level, more_scores = None, ""
-    if hierarchy := dataset.hierarchy:
-        highest_level = hierarchy.inner_levels[0]
-        more_scores = f"   hierarchical F1 {hierarchy.f1(scores.confusion):.3f}"
-        accuracies = hierarchy.accuracies(scores.confusion)
-        more_scores += "".join(
-            f"\nlevel {number}: {len(level.names):,} nodes, accuracy {percent(accuracy)}"
-            for number, (level, accuracy) in enumerate(zip(hierarchy.inner_levels, accuracies), start=1)
-        )
+    more_scores = ""
     if top := scores.top_k_accuracy:
         more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
     more_scores += _selective_predictions(scores)
@@ -216,26 +204,23 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     return (
         f"accuracy {percent(scores.accuracy)}{interval}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
-        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes, highest_level)}"
+        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes)}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
 
 
-def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLevel | None) -> str:
-    """Format the confusion matrix of the highest level, or the most frequent confusions if there are many classes."""
-    names = classes if level is None else list(map(escape_controls, level.names))
-    if len(names) > MAX_COLUMNS:
+def _confusion(scores: MulticlassScores, classes: list[str]) -> str:
+    """Format the confusion matrix, or the most frequent confusions if there are many classes."""
+    if len(classes) > MAX_COLUMNS:
         rows = [
             (classes[true], classes[predicted], documents)
             for true, predicted, documents in scores.top_confusions(MAX_SHOWN)
         ]
         frame = pd.DataFrame(rows, columns=["true class", "predicted class", "documents"])
         return f"most frequent confusions\n{frame.to_string(index=False)}"
-    matrix = scores.confusion if level is None else level.confusion(scores.confusion)
-    of_level = " of level 1" if level else ""
     return (
-        f"confusion matrix{of_level} (rows: true class, columns: predicted class)\n"
-        f"{pd.DataFrame(matrix, index=names, columns=names).to_string()}"
+        "confusion matrix (rows: true class, columns: predicted class)\n"
+        f"{pd.DataFrame(scores.confusion, index=classes, columns=classes).to_string()}"
     )
 
 

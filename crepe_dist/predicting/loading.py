@@ -100,9 +100,6 @@ def _set_thresholds(predictor: Predictor, min_probability: float | str, min_prec
             if never := [name for name, threshold in zip(predictor.classes, thresholds) if threshold > 1]:
                 what = f"{len(never):,} of {len(thresholds):,} classes do not reach this precision at any threshold"
                 warnings.warn(f"{what} and are never predicted: {excerpt(join_words(never))}", stacklevel=3)
-        elif len(thresholds) > 1:
-            # A level of the hierarchy can reach the required precision even if the classes do not.
-            predictor.level_thresholds = tuple(thresholds)
         else:
             (min_probability,) = thresholds
     if min_probability == AUTO:

@@ -49,8 +49,7 @@ def output_cells(
         convert: Function that converts a probability to a cell.
     """
     cells: list[Any] = [] if prediction.labels is None else [_to_json(prediction.labels)]
-    # The label may be an inner node of the hierarchy, which is not in the ranking.
-    for label, probability in ((prediction.label, prediction.probability), *prediction.ranking[1:top]):
+    for label, probability in prediction.ranking[:top]:
         cells += (label, convert(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
@@ -91,9 +90,6 @@ class Formatter:
             shown = classes[: len(prediction.labels)] or [f"no label ({', '.join(shown)})"]
         elif prediction.rejected:
             shown = [REJECTED, *shown]
-        elif prediction.label != prediction.ranking[0][0]:
-            # The label is an inner node of the hierarchy, so it is not in the ranking.
-            shown = [f"{escape_to_one_line(prediction.label)} {percent(prediction.probability)}", *shown]
         if self.score_class:
             shown = [f"score {percent(prediction.probability_of(self.score_class))}", *shown]
         return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(shown)

@@ -12,9 +12,8 @@ class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: Most probable class. If the classes form a hierarchy and a precision is required, ``label`` may be an
-            inner node of the hierarchy. If the training labels were numbers or bools in a data frame,
-            ``Predictor.predict`` returns numbers or bools in ``label``, ``ranking`` and ``labels``.
+        label: Most probable class. If the training labels were numbers or bools in a data frame, ``Predictor.predict``
+            returns numbers or bools in ``label``, ``ranking`` and ``labels``.
         probability: Probability of ``label``, 0 to 1.
         ranking: (class, probability) pairs of all classes. The most probable class comes first.
         characters_read: Number of known characters that the network read, without spaces.
@@ -52,10 +51,7 @@ class Prediction(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Probability of ``label`` minus the probability of the second class in ``ranking``, 0 to 1.
-
-        ``label`` may be an inner node of the hierarchy.
-        """
+        """Probability of ``label`` minus the probability of the second class in ``ranking``, 0 to 1."""
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def probability_of(self, label: Any) -> float:

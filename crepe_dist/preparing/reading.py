@@ -274,8 +274,6 @@ def _check_row(
     """
     text, cell = check_text(row.text), row.label.strip()
     columns, label_format = options.columns, options.labelling
-    if cell and columns.labels and label_format.kind == SINGLE_LABEL:
-        cell = label_format.join_levels(cell)
     for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
         if problem := describe_unusable_number(column, value):
             raise ValueError(problem)

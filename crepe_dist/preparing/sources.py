@@ -92,7 +92,6 @@ class ReadOptions:
         encoding: Encoding of files without a byte order mark. If it is ``None``, ``default_encoding`` is used.
         class_names: Names of the labels 1 … C; ``None`` if the labels are names. ``prepare`` reads them from the file
             ``classes.txt`` next to the data, if it exists.
-        renames: Old and new names of classes, or of nodes of the label hierarchy.
         default_format: Format of files whose names have no known suffix and whose first lines have no fastText label.
             If it is ``None``, the format is detected from the content. When labelled rows are read for a model, this
             option is the format of the model's training data.
@@ -108,7 +107,6 @@ class ReadOptions:
     strip_html: bool = False
     encoding: str | None = None
     class_names: tuple[str, ...] | None = None
-    renames: tuple[tuple[str, str], ...] = ()
     default_format: str | None = None
     default_encoding: str = UTF_8
 
@@ -118,14 +116,14 @@ class ReadOptions:
         return (self.format or self.default_format) == "folder"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values. The key ``renames`` exists only if classes were renamed.
+        """Return the options as JSON values.
 
         Group columns are left out, because files that a model reads need no groups.
         """
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
         del options["default_format"], options["default_encoding"]
         del options["columns"]["groups"], options["columns"]["groups_required"]
-        return {name: value for name, value in options.items() if value or name != "renames"}
+        return options
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "ReadOptions":
@@ -137,7 +135,6 @@ class ReadOptions:
             "columns": ColumnSpec(**columns),
             "labelling": LabelFormat(**saved["labelling"]),
             "class_names": None if saved["class_names"] is None else tuple(saved["class_names"]),
-            "renames": tuple((str(old), str(new)) for old, new in saved.get("renames", ())),
         }
         return cls(**{**saved, **restored})
 

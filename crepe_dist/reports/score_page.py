@@ -206,23 +206,15 @@ def selective_table(scores: AnyScores) -> list[list[str]]:
     """Return the table of selective predictions. The first row contains the headings.
 
     A row contains a required precision, its threshold, the coverage (the fraction of the texts or labels that are
-    predicted at this threshold), and the precision on the split. For multilabel models and hierarchies, there is no
-    column for the threshold. Return an empty list if there are no selective predictions.
+    predicted at this threshold), and the precision on the split. For multilabel models, there is no column for the
+    threshold. Return an empty list if there are no selective predictions.
     """
-    rows, headings = [], ["coverage of labels" if scores.is_multilabel else "coverage"]
+    rows, headings = [], ["coverage of labels"] if scores.is_multilabel else ["threshold", "coverage"]
     for selective in scores.selective_scores:
-        # The coverage of a hierarchy has one value per level. The classes are the last level.
-        *inner_levels, class_coverage = selective["covered"]
-        threshold = [] if scores.is_multilabel or inner_levels else [percent(selective["thresholds"][0])]
-        coverage = [class_coverage]
-        if inner_levels:
-            coverage = [class_coverage, *inner_levels[::-1], 1 - sum(selective["covered"])]
-            headings = ["class", *(f"level {number}" for number in range(len(inner_levels), 0, -1)), "none"]
+        threshold = [] if scores.is_multilabel else [percent(selective["thresholds"][0])]
         precision = f"{selective['precision']:.3f}"
-        rows.append([f"{selective['asked']:.2f}", *threshold, *map(percent, coverage), precision])
-    if not rows:
-        return []
-    return [["required precision", *["threshold"] * (len(rows[0]) - len(headings) - 2), *headings, "precision"], *rows]
+        rows.append([f"{selective['asked']:.2f}", *threshold, percent(selective["covered"]), precision])
+    return [["required precision", *headings, "precision"], *rows] if rows else []
 
 
 def is_overconfident(scores: MulticlassScores) -> bool:
@@ -351,7 +343,7 @@ def _coverage_curve(scores: MulticlassScores) -> str:
         axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
         axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
         for selective in scores.selective_scores:
-            coverage, precision = sum(selective["covered"]), selective["precision"]
+            coverage, precision = selective["covered"], selective["precision"]
             axes.plot(coverage, precision, "s", color=drawing.ORANGE, markersize=4, clip_on=False)
         lowest = axes.dataLim.ymin
         axes.set(xlim=(0, 1), ylim=(lowest - 0.1 * (1.01 - lowest), 1.0), xlabel="coverage", ylabel="precision")

@@ -278,7 +278,7 @@ class ColumnFlags(Settings):
     label_columns: str | None = setting(
         None,
         "Columns A,B,… to use instead of the label column. Each column stands for a class and contains 0 or 1, or "
-        "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical label.",
+        "probabilities if --labels is soft.",
         NON_EMPTY,
     )
     text: tuple[str, ...] = setting(

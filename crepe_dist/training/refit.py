@@ -74,7 +74,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     prefix = "" if shape == branch else f"{NGRAM_BRANCH}."
     arrays |= {f"{prefix}{name}": array for name, array in context.engine.state_dict().items()}
     engine.load_state_dict(arrays)
-    test = evaluate(engine, splits["test"], BATCH_SIZE, group, Calibration.from_metadata(metadata), data.hierarchy)
+    test = evaluate(engine, splits["test"], BATCH_SIZE, group, Calibration.from_metadata(metadata))
     figures = {"rows": len(train), "test_accuracy": result.test_accuracy}
     name = checkpoint.file_name(result.epoch, test.accuracy, is_multilabel="labels" in metadata, is_refit=True)
     test_metrics = {f"test_{metric}": value for metric, value in test.metrics().items()}

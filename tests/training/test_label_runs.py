@@ -82,7 +82,7 @@ def test_labels_that_are_sure(folder):
     right = sum(len(each & set(true)) for each, true in zip(found, wanted["label"]))
     (sure,) = (each for each in scores_of(folder).selective_scores if each["asked"] == 0.9)
     assert sure["precision"] == right / sum(map(len, found))
-    assert sure["covered"] == [right / sum(map(len, wanted["label"]))]
+    assert sure["covered"] == right / sum(map(len, wanted["label"]))
     histogram = np.zeros((2, INTERVALS, 2), np.int64)
     histogram[:, 300, 0], histogram[:, 400, 1] = 99, (30, 5)  # all of thirty are right, and all of five
     assert multilabel_calibration(np.array([0.5, 0.5]), histogram).thresholds_for(0.9) == [
