@@ -45,7 +45,7 @@ class Runs(Command):
         used = str(newest[0]) if len(newest) == 1 else ""
         with suppress(UserError):  # The default model that the user chose has been deleted.
             used = checkpoint.default_model() or used
-        rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
+        rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished")]
         rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
         print(*align_columns(rows), sep="\n")
         use = f"{invocation.command_line('use')} RUN"
@@ -66,7 +66,7 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
         score = percent(result["test_accuracy"])
         end_time = time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
     mark, on_disk = "*" if Path(used) == run else "", size(run_dir.disk_usage(run))
-    cells = (mark, str(run), source, score, on_disk, end_time, folder.name)
+    cells = (mark, str(run), source, score, on_disk, end_time)
     return tuple(map(escape_controls, cells))
 
 

@@ -16,7 +16,6 @@ from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name
 from crepe_dist.settings.fields import (
     NON_EMPTY,
     PATH,
-    RUN_NAME,
     Settings,
     did_you_mean,
     int_range,
@@ -43,21 +42,14 @@ POSITIONAL = "positional"  # Namespace attribute for a data folder that is passe
 # Flags whose names differ from the names of their settings.
 FLAG_NAMES = {
     "data.source": "data",
-    "logging.keep_epochs": "keep_epochs",
-    "logging.metrics_host": "metrics_host",
-    "logging.metrics_port": "metrics_port",
     "logging.track": "track",
-    "logging.upload": "upload",
     "model.network": "model",
     "optimizer.name": "optimizer",
 }
 # Settings that disable the outputs of a training run that a temporary run does not need.
 NO_REPORTS = {
     "logging.report": False,
-    "logging.tensorboard": False,
-    "logging.metrics_port": None,
     "logging.track": "none",
-    "logging.upload": None,
 }
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
@@ -77,12 +69,6 @@ class Config(Settings):
 
     device: Literal["auto", "gpu", "cpu"] = setting(
         "auto", "Device. auto: a GPU if there is one that supports the network, otherwise the CPU."
-    )
-    name: str | None = setting(
-        None,
-        "Name of the run in reports and comparisons (1 to 80 printable characters), such as baseline. A resumed run "
-        "keeps its name unless a new name is given. Default: the name of the run folder.",
-        RUN_NAME,
     )
     run_dir: str | None = setting(
         None, "Folder of the run. Default: `runs/<data>-<hash of the settings that change the result>`.", PATH
@@ -129,10 +115,8 @@ class Config(Settings):
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten settings to dotted names. Omit settings that only select or name the run folder."""
-    return {
-        name: value for name, value in _flatten_groups(settings).items() if name not in ("name", "run_dir", "fresh")
-    }
+    """Flatten settings to dotted names. Omit settings that only select the run folder."""
+    return {name: value for name, value in _flatten_groups(settings).items() if name not in ("run_dir", "fresh")}
 
 
 def _flatten_groups(settings: dict[str, Any]) -> dict[str, Any]:

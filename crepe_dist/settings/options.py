@@ -14,9 +14,7 @@ from crepe_dist.files.json_file import parse_json
 from crepe_dist.settings.fields import (
     MAX_COUNT,
     MAX_DOCUMENT_LENGTH,
-    NON_EMPTY,
     PATH,
-    URL,
     Boolean,
     Settings,
     String,
@@ -364,25 +362,6 @@ class StateOptions(Settings, group="state"):
 class LoggingOptions(Settings, group="logging"):
     """Output of training. These settings do not change the result."""
 
-    tensorboard: bool = setting(
-        True, "Write TensorBoard events into the run folder, if the `reports` extra is installed."
-    )
-    rank_times_steps: int = setting(
-        100,
-        "Number of steps between two records of the times and the memory of every process. If these steps take less "
-        "than two seconds, a multiple of the number. The record at the end of an epoch covers the rest of its steps. "
-        "0: no records.",
-        int_range(0, MAX_COUNT),
-    )
-    metrics_port: int | None = setting(
-        None,
-        "Port where rank 0 serves metrics for Prometheus during training, at the path /metrics. Requires the `metrics` "
-        "extra. The value 0 selects a free port. Default: no metrics.",
-        int_range(0, 65_535),
-    )
-    metrics_host: str = setting(
-        "127.0.0.1", "Address for `metrics_port`. 0.0.0.0: all addresses of the host of rank 0.", NON_EMPTY
-    )
     report: bool = setting(
         True,
         "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
@@ -393,18 +372,6 @@ class LoggingOptions(Settings, group="logging"):
         "Service that records the parameters, the metrics of each epoch, and the result. mlflow: the server in the "
         "environment variable MLFLOW_TRACKING_URI. wandb: Weights & Biases, or a folder for it if WANDB_API_KEY and "
         "WANDB_MODE are not set. Requires the extra of the same name.",
-    )
-    keep_epochs: Literal["needed", "all"] = setting(
-        "needed",
-        "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "
-        "refitted, and during training the checkpoints that a resumed run may need. all: every checkpoint.",
-    )
-    upload: str | None = setting(
-        None,
-        "URL of a folder, such as s3://bucket/runs, that gets a copy of the run after each epoch and at the end. If "
-        "the run folder is missing or empty, the run is resumed from this copy. Requires the `remote` extra. Default: "
-        "no copy.",
-        URL,
     )
 
 

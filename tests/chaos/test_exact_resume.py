@@ -78,12 +78,8 @@ def test_killed_before_the_report_was_written(trial):
 
 
 @needs_kernels
-def test_a_crash_of_one_rank_of_two_leaves_a_report(trial):
+def test_a_crash_of_one_rank_of_two_is_explained(trial):
     code, printed = trial.run(2, fault=trial.fault("raise", 15, rank=1))
     assert code == 1, printed  # The exit code of horovodrun.
     assert printed.count("unexpected failure: RuntimeError: a mistake nobody foresaw") == 1, printed
-    assert f"the traceback is in {trial.folder}/crash-report-rank1.txt" in printed
-    assert "faulty" not in printed  # A function in the traceback.
-    (report,) = trial.folder.rglob("crash-report*")
-    text = report.read_text()
-    assert all(part in text for part in ("faulty", "with a second line", "rank 1 of 2"))
+    assert "faulty" in printed  # A function in the traceback.

@@ -17,7 +17,6 @@ from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import write_sealed_json
-from crepe_dist.settings.config import parse
 from tests.chaos.test_state_on_disk import snapshot
 from tests.conftest import DEAD
 
@@ -72,14 +71,6 @@ def test_it_lists_first_and_spares_runs_in_training_and_unfinished_ones(cleaned,
     assert len(list((unfinished.path / "checkpoints").iterdir())) == 12
     assert busy.state.is_dir()
     assert cleaned("runs/done") == "nothing to remove\n"
-
-
-def test_a_run_that_keeps_all_epochs_keeps_their_checkpoints(cleaned, tmp_path):
-    run = finished_run(tmp_path / "runs" / "done").path
-    write_text(run / "config.yaml", parse(["--keep-epochs=all"]).to_yaml())
-    cleaned("--yes", "runs")
-    assert not (run / "state").exists()
-    assert len(list((run / "checkpoints").glob("*.params"))) == 4
 
 
 def test_it_spares_files_that_training_did_not_write(cleaned, tmp_path):

@@ -11,8 +11,6 @@ from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.config import parse
-from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMonitor
-from crepe_dist.training.display import Throughput
 from crepe_dist.training.startup_messages import (
     startup_warnings,
     warn_empty_classes,
@@ -84,30 +82,3 @@ def test_a_host_without_enough_cores_and_a_process_without_documents_are_both_no
     assert "documents" not in notes()
     assert "5 processes share 2 cores" in (both := notes("--batch-size=3"))
     assert "2 of 5 processes never get a document" in both
-
-
-class TestChanceLossMonitor:
-    def warnings(self, losses):
-        """Return the steps with a warning, and the monitor."""
-        steps: list[int] = []
-        warned: list[str] = []
-        monitor = ChanceLossMonitor(1.0, parse(["--epochs=5"]), warned.append)
-        for step, loss in enumerate(losses, 1):
-            before = len(warned)
-            monitor.on_log([{"step": step, "loss": loss}], Throughput(1.0, 1.0, 0.0))
-            steps += [step] * (len(warned) - before)
-        monitor.on_train_end()
-        return steps, warned
-
-    def test_a_run_that_learns_gets_no_warning(self):
-        assert self.warnings(np.linspace(1.0, 0.5, 2 * CHECK_INTERVAL)) == ([], [])
-
-    def test_a_plateau_gets_one_warning(self):
-        steps, warned = self.warnings([1.0] * (2 * CHECK_INTERVAL))
-        assert steps == [CHECK_INTERVAL]
-        assert len(warned) == 1
-
-    def test_a_run_that_is_too_short_for_a_check_gets_the_warning_at_its_end(self):
-        steps, (warning,) = self.warnings([1.0] * 7)
-        assert steps == []
-        assert "after 7 steps" in warning
