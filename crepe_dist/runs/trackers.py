@@ -79,11 +79,9 @@ class MLflow(TensorBoard):
 class Wandb(TensorBoard):
     def open(self, run_id: str | None) -> None:
         mode = "online" if "WANDB_API_KEY" in os.environ else "offline"
-        defaults = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_MODE": mode, "WANDB_NAME": self.run_name}
-        os.environ |= {**defaults, **os.environ}
-        self.client = import_module("wandb").init(
-            id=run_id, resume="allow", dir=str(self.run.path), config=self.parameters
-        )
+        os.environ |= {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_MODE": mode, **os.environ}
+        more = {"name": self.run.path.resolve().name, "dir": str(self.run.path), "config": self.parameters}
+        self.client = import_module("wandb").init(id=run_id, resume="allow", **more)
         self.id_file.write_text(self.client.id)
 
     def send(self, values: dict[str, float], epoch: int) -> None:
