@@ -145,7 +145,7 @@ def _write(
         print(
             f"\nwarning: the accuracy {' and '.join(lost)} is more than {100 * MAX_LOSS:g} percentage points lower",
             "why: capital letters indicate the class in the training texts, so the model relies on them",
-            "do: if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
+            "do: if such texts occur, prepare the data with --mode paper",
             sep="\n  ",
         )
     if args.mistakes is not None and scores.is_correct is not None:

@@ -28,7 +28,6 @@ _NO_CHECKPOINT = "it controls the resume state of a run, and a checkpoint contai
 # Renamed settings of training, by their dotted names.
 SETTINGS: Mapping[str, Alias] = {
     "checkpoint.every": Alias("state.save_steps", _NO_CHECKPOINT),
-    "checkpoint.every_s": Alias("state.save_seconds", _NO_CHECKPOINT),
     "model.embeddings": Alias("model.embedding_rows"),
     "training.choose": Alias("training.metric_for_best_model"),
     "training.encoder": Alias("training.sentence_encoder"),

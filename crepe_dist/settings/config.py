@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -45,6 +44,14 @@ FLAG_NAMES = {
     "logging.track": "track",
     "model.network": "model",
     "optimizer.name": "optimizer",
+}
+# Settings without a flag. Files of settings and Python may contain them.
+FILE_ONLY = {
+    "model.blocks",
+    "model.dropout",
+    "optimizer.name",
+    "optimizer.schedule",
+    "training.label_smoothing",
 }
 # Settings that disable the outputs of a training run that a temporary run does not need.
 NO_REPORTS = {
@@ -90,7 +97,8 @@ class Config(Settings):
         """Return the settings as YAML, for the run folder. A command with this YAML as ``--config`` resumes the run."""
         import yaml  # Imported here because --help does not need it.
 
-        values = {name: value for name, value in asdict(self).items() if name != "fresh"}
+        values = {name: value for name, value in values_of(self).items() if name != "fresh"}
+        values |= {name: values_of(getattr(self, name)) for name in GROUPS}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
@@ -106,12 +114,16 @@ class Config(Settings):
             # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
             "batches": "growing",
             "batch_size": self.data.batch_size,
-            "case_noise": self.data.case_noise,
             "typos": self.data.typos,
             "model": asdict(self.model),
-            "optimizer": asdict(self.optimizer),
+            "optimizer": values_of(self.optimizer),
             "training": asdict(self.training),
         }
+
+
+def values_of(group: Settings) -> dict[str, Any]:
+    """Return the settings of a group by name, without the constants of training."""
+    return {item.name: getattr(group, item.name) for item in settings_of(type(group))}
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +174,6 @@ def parser() -> Parser:
         metavar="FILE",
         help="YAML file of settings, which flags override. If it is repeated, later files override earlier ones.",
     )
-    result.add_argument("--print-config", action="store_true", help="Print all settings as YAML and exit.")
     cluster = result.add_argument_group("cluster", "Training on a cluster, which restarts failed processes.")
     cluster.add_argument("--on", choices=["ray"], help="Cluster to train on. Default: none; only this process trains.")
     cluster.add_argument(
@@ -174,9 +185,9 @@ def parser() -> Parser:
         metavar="N",
         help="Maximum number of restarts after failures. Preemptions do not count. Requires --on. Default: 10.",
     )
-    add_settings(result, Config, flag)
+    add_settings(result, Config, flag, FILE_ONLY)
     for name, group in GROUPS.items():
-        add_settings(result.add_argument_group(name, group.__doc__), group, flag)
+        add_settings(result.add_argument_group(name, group.__doc__), group, flag, FILE_ONLY)
     result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
     return result
 
@@ -219,9 +230,6 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, dict[str, int] | N
         raise UserError(what, remedy="give only one of them")
     config = merge_settings(given, values.config)
     _check(config)
-    if values.print_config:
-        print(config.to_yaml(), end="")
-        sys.exit()
     return config, _cluster(values)
 
 
@@ -252,10 +260,6 @@ def _check(config: Config) -> None:
                 )
     elif config.training.refit:
         config.refuse(["training.refit"], "--init-from is given, and such a run is never refitted")
-    if config.optimizer.name != "sgd":
-        config.refuse(
-            ["optimizer.momentum"], f"--optimizer {config.optimizer.name} has no momentum", "add --optimizer sgd"
-        )
 
 
 def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -133,7 +133,10 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 
 
 def add_settings(
-    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str] | None = None
+    flags: argparse._ActionsContainer,
+    group: type[Settings],
+    flag: Callable[[str], str] | None = None,
+    omit: Collection[str] = (),
 ) -> None:
     """Add a flag to a parser for each setting of a group.
 
@@ -143,9 +146,12 @@ def add_settings(
         flag: Function that maps the dotted name of a setting, such as ``training.epochs``, to its flag. If it is given,
             boolean flags accept a value (``--report=false``). If it is ``None``, ``group.flag`` chooses the flags, and
             boolean flags accept no value.
+        omit: Dotted names of settings without a flag.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
+        if name in omit:
+            continue
         positional = option.metadata["positional"]
         arguments: dict[str, Any] = {
             "type": kind,

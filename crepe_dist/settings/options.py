@@ -67,12 +67,6 @@ class DataOptions(Settings, group="data"):
         "Evaluation uses clean text.",
         float_range(0, 1),
     )
-    case_noise: float = setting(
-        0.2,
-        "Fraction of the training texts that are read as if they were typed in lower case or in capitals. The choice "
-        "differs in each epoch. Only for data prepared with --mode marked.",
-        float_range(0, 1),
-    )
 
 
 Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
@@ -161,19 +155,10 @@ class OptimizerOptions(Settings, group="optimizer"):
         "are up to twice as large. The rate grows with the square root of the batch size above 64 documents.",
         float_range(0, 1000, open_below=True),
     )
-    momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))
-    weight_decay: float = setting(
-        0.00001,
-        "Factor of the L2 penalty on weights and biases. The native CPU kernels apply the penalty to a row of an "
-        "embedding table only in the steps that use this row.",
-        float_range(0, 1),
-    )
-    clip_norm: float | None = setting(
-        None,
-        "Maximum Euclidean norm of the mean gradient, over all parameters together. A larger gradient is scaled down "
-        "to this norm. Default: no clipping.",
-        float_range(0, MAX_COUNT, open_below=True),
-    )
+    # Constants of training. They are no settings.
+    momentum: float = 0.9
+    weight_decay: float = 0.00001  # On CPUs, an embedding row decays only in the steps that use it.
+    clip_norm: float | None = None
     schedule: Literal["constant", "halving", "cosine"] = setting(
         "cosine",
         "Learning-rate schedule. constant: no change. halving: half the rate after every three epochs, at most ten "
@@ -346,16 +331,11 @@ class StateOptions(Settings, group="state"):
 
     save_steps: int | None = setting(
         None,
-        "Maximum number of steps between two saves of the resume state, even if `save_seconds` have not passed. The "
-        "limit is strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
+        "Maximum number of steps between two saves of the resume state, even if a minute has not passed. The "
+        "limit is strict: training waits for a slow disk. Default: no limit; a save starts every minute.",
         int_range(1, MAX_COUNT),
     )
-    save_seconds: float = setting(
-        60,
-        "Seconds between two saves of the resume state. A killed process loses at most this much work, unless the disk "
-        "is slow.",
-        float_range(0, MAX_COUNT, open_below=True),
-    )
+    save_seconds: float = 60.0  # A constant: seconds between two saves.
 
 
 @dataclass

@@ -26,6 +26,9 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
+# Fraction of the training texts that are read as if they were typed in lower case or in capitals. It has an effect only
+# on data prepared with --mode marked.
+CASE_NOISE = 0.2
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.
 MAX_HALVINGS = 10  # Maximum number of halvings in a run.
@@ -112,7 +115,7 @@ class TrainContext:
         """Yield this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
-        train = with_case_noise(train, self.config.data.case_noise, seed, epoch, self.data.encoder)
+        train = with_case_noise(train, CASE_NOISE, seed, epoch, self.data.encoder)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
         schedule, group = batch_schedule(self.config), self.group
         order = training_order(train, seed, epoch, schedule)

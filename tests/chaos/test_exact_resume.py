@@ -47,15 +47,6 @@ def test_killed_while_it_scores_or_saves(trial, phase, step):
 
 
 @needs_kernels
-def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
-    by_seconds = ("--state.save-steps=null", "--state.save-seconds=0.05")
-    code, printed = trial.run(2, *by_seconds, fault=trial.fault("SIGKILL", 1, phase="save", pace=0.1))
-    assert code != 0, printed
-    assert len(harness.steps(trial.run_dir)) < 13, "no save within the epoch"
-    trial.resume()
-
-
-@needs_kernels
 def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
     """A run of three processes is killed. One process with another number of threads completes it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

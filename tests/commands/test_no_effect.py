@@ -35,7 +35,6 @@ FLAGS = {
     "train data --refit true --init-from run": "--refit has no effect\n  why: --init-from",
     "train data --metric-for-best-model macro_f1": "--metric-for-best-model has no effect",
     "train data --unlabelled true": "--unlabelled has no effect\n  why: the data have no unlabelled texts",
-    "train data --momentum 0.5": "--momentum has no effect\n  why: --optimizer adam has no momentum",
     "train data --data other": "two data folders are given: data by position, and other by --data",
     "inspect data --num-suggestions 100": "--num-suggestions has no effect",
     "inspect data --encoding cp1252": "--encoding has no effect",

@@ -76,7 +76,6 @@ class TestFilesOfARun:
         identity = {
             "batches": "growing",
             "batch_size": 50,
-            "case_noise": 0.2,
             "typos": 0.0,
             "model": saved["model"],
             "optimizer": saved["optimizer"],

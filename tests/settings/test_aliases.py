@@ -27,7 +27,7 @@ ACCEPTED = {
 OLD_FILE = """
 model: {network: crepe, embeddings: 1024, kernels: own}
 training: {choose: macro_f1, encoder: wordllama}
-checkpoint: {every: 4, every_s: 30}
+checkpoint: {every: 4}
 """
 
 
@@ -45,7 +45,7 @@ def test_train_refuses_flags_that_misled(flag):
 
 
 def test_python_refuses_the_same_settings(tmp_path):
-    for name in ("checkpoint.every", "checkpoint.every_s"):
+    for name in ("checkpoint.every",):
         with pytest.raises(UserError, match="is now called"):
             config.merge_settings({name: 4})
     (tmp_path / "manifest.json").write_text("{}")
@@ -60,7 +60,7 @@ def test_python_refuses_the_same_settings(tmp_path):
 def test_settings_of_earlier_files_are_read(tmp_path):
     (tmp_path / "old.yaml").write_text(OLD_FILE)
     found = config.parse(["--config", str(tmp_path / "old.yaml")])
-    assert found == config.parse([*ACCEPTED.values(), "--state.save-steps=4", "--state.save-seconds=30"])
+    assert found == config.parse([*ACCEPTED.values(), "--state.save-steps=4"])
     for double in ("model: {embeddings: 4, embedding_rows: 4}", "checkpoint: {every: 4}\nstate: 5"):
         (tmp_path / "double.yaml").write_text(double)
         with pytest.raises(UserError, match="two names of one setting"):
