@@ -45,8 +45,9 @@ FLAG_NAMES = {
     "model.network": "model",
     "optimizer.name": "optimizer",
 }
-# Settings without a flag. Files of settings and Python may contain them.
-FILE_ONLY = {
+# Settings for files and Python. Their flags exist for ``to_arguments`` and are not in the help.
+UNLISTED = {
+    "model.width",
     "model.blocks",
     "model.dropout",
     "optimizer.name",
@@ -185,9 +186,9 @@ def parser() -> Parser:
         metavar="N",
         help="Maximum number of restarts after failures. Preemptions do not count. Requires --on. Default: 10.",
     )
-    add_settings(result, Config, flag, FILE_ONLY)
+    add_settings(result, Config, flag, UNLISTED)
     for name, group in GROUPS.items():
-        add_settings(result.add_argument_group(name, group.__doc__), group, flag, FILE_ONLY)
+        add_settings(result.add_argument_group(name, group.__doc__), group, flag, UNLISTED)
     result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
     return result
 

@@ -136,7 +136,7 @@ def add_settings(
     flags: argparse._ActionsContainer,
     group: type[Settings],
     flag: Callable[[str], str] | None = None,
-    omit: Collection[str] = (),
+    unlisted: Collection[str] = (),
 ) -> None:
     """Add a flag to a parser for each setting of a group.
 
@@ -146,18 +146,18 @@ def add_settings(
         flag: Function that maps the dotted name of a setting, such as ``training.epochs``, to its flag. If it is given,
             boolean flags accept a value (``--report=false``). If it is ``None``, ``group.flag`` chooses the flags, and
             boolean flags accept no value.
-        omit: Dotted names of settings without a flag.
+        unlisted: Dotted names of settings whose flags are not in the help.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
-        if name in omit:
-            continue
         positional = option.metadata["positional"]
         arguments: dict[str, Any] = {
             "type": kind,
             "metavar": name.upper() if positional is not None else kind.metavar or option.name.upper(),
             "default": argparse.SUPPRESS,
-            "help": _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
+            "help": argparse.SUPPRESS
+            if name in unlisted
+            else _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
         }
         if option.type in (bool, bool | None):
             if flag:

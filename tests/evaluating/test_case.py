@@ -11,9 +11,7 @@ pytestmark = needs_kernels
 
 
 @pytest.mark.parametrize(("mode", "views"), [("marked", {"lower", "upper"}), ("paper", set())])
-def test_the_accuracy_in_another_case_is_shown_and_a_loss_is_a_warning(
-    tmp_path, printed_by, monkeypatch, mode, views
-):
+def test_the_accuracy_in_another_case_is_shown_and_a_loss_is_a_warning(tmp_path, printed_by, monkeypatch, mode, views):
     """Only capital letters distinguish the classes, so half of the texts in lower case are classified wrongly."""
     rows = [f"{'ab'[n % 2]},{('THE WHITE HOUSE', 'the white house')[n % 2]} {n}" for n in range(400)]
     (tmp_path / "rows.csv").write_text("\n".join(["label,text", *rows]))
