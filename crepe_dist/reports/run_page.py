@@ -74,7 +74,7 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
-            say(UserError(warning["what"], warning["why"], warning["do"]).format_lines("note"))
+            say(UserError(warning["what"], warning["why"]).format_lines("note"))
         yield from write_report(record, data)
     except Exception as error:
         say(
