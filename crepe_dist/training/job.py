@@ -87,6 +87,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                 result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
             result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))
+            closing.close()
             report(config, data, folder, job)
             display.print_lines(warn_unused_gpu(config, engine))
             return result
