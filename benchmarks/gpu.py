@@ -97,7 +97,7 @@ class Bench:
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
         required = ("--data", str(self.folder / data), "--device=gpu", "--run-dir", str(run), f"--model={network}")
         settings = [f"{flag('model.' + name)}={value}" for name, value in dict(self.settings)[network].items()]
-        call([*launch, *required, *settings, "--logging.tensorboard=false", *flags], seconds=600)
+        call([*launch, *required, *settings, *flags], seconds=600)
 
     def prepare(self) -> None:
         """Prepare both data sets on the first call. A long text consists of 20 random texts of the same class."""

@@ -99,7 +99,7 @@ def fit(
 def _print_warnings(findings: Sequence[Mapping[str, str]]) -> None:
     """Print warnings about the data or the model."""
     for warning in findings:
-        note = translate_for_python(UserError(warning["what"], warning["why"], warning["do"]))
+        note = translate_for_python(UserError(warning["what"], warning["why"], warning.get("do", "")))
         print(note.format_lines("note"), flush=True)
 
 

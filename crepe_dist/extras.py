@@ -15,7 +15,6 @@ PACKAGES = MappingProxyType(
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
-        "metrics": ("prometheus-client",),
         "mlflow": ("mlflow-skinny",),
         "mpi": ("mpi4py", "mpich"),
         "parquet": ("pyarrow",),

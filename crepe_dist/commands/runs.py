@@ -27,21 +27,20 @@ class Runs(Command):
         if not runs:
             print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.command_line('train')}")
             return
-        rows: list[tuple[str, ...]] = [("run", "data", "test", "finished", "name")]
+        rows: list[tuple[str, ...]] = [("run", "data", "test", "finished")]
         rows += [_row(run) for run in sorted(runs, key=_changed, reverse=True)]
         print(*align_columns(rows), sep="\n")
 
 
 def _row(run: Path) -> tuple[str, ...]:
-    folder = RunDir(run)
-    result, settings = folder.result, read(run / checkpoint.CONFIG)
+    result, settings = RunDir(run).result, read(run / checkpoint.CONFIG)
     data = settings.get("data")
     source = Path(str(data.get("source", ""))).name if isinstance(data, dict) else ""
     score, end_time = "–", "no"
     if result is not None:
         score = percent(result["test_accuracy"])
         end_time = time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
-    cells = (str(run), source, score, end_time, folder.name)
+    cells = (str(run), source, score, end_time)
     return tuple(map(escape_controls, cells))
 
 

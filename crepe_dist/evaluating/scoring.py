@@ -1,7 +1,6 @@
 """Scoring of a checkpoint on one split, with output to the terminal, a JSON file and an HTML page."""
 
 import json
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from crepe_dist.data.augmentation import in_case, with_typos
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import SPLITS_WITH_TEXTS, Dataset, Split
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.errors import escape_controls
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.csv_cells import write_csv
@@ -27,7 +26,6 @@ from crepe_dist.predicting.predictor import Predictor, check_finite
 from crepe_dist.preparing.flags import split_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.sources import ReadOptions
-from crepe_dist.reports import findings
 from crepe_dist.reports.score_page import (
     describe_interval,
     never_predicted_warning,
@@ -37,7 +35,6 @@ from crepe_dist.reports.score_page import (
     table,
 )
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
@@ -143,7 +140,7 @@ def _write(
         print(
             f"\nwarning: the accuracy {' and '.join(lost)} is more than {100 * MAX_LOSS:g} percentage points lower",
             "why: capital letters indicate the class in the training texts, so the model relies on them",
-            "do: if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
+            "do: if such texts occur, prepare the data with --mode paper",
             sep="\n  ",
         )
     if args.mistakes is not None and scores.is_correct is not None:
@@ -194,18 +191,12 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if top := scores.top_k_accuracy:
         more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
     more_scores += _selective_predictions(scores)
-    record = None
-    with suppress(UserError):  # The run may be unavailable. Its record only improves the advice.
-        record = open_run_of_checkpoint(path)
-    train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
-    missed = (
-        findings.never_predicted(record, scores, classes) if record else never_predicted_warning(scores, classes, train)
-    )
+    missed = never_predicted_warning(scores, classes)
     return (
         f"accuracy {percent(scores.accuracy)}{interval}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
         f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes)}"
-        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+        + (f"\n\n{missed['what']}: {missed['why']}" if missed else "")
     )
 
 

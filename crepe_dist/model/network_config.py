@@ -13,7 +13,6 @@ from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer
-from crepe_dist.settings.options import reference_steps
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
@@ -48,8 +47,6 @@ class NetworkConfig(ABC):
             another task; empty if there are none.
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
-        min_useful_steps: Number of steps that the network usually needs before it separates the classes, if batches do
-            not grow (``reference_steps``).
         batch_growth: In training, a batch contains at most 1 / ``batch_growth`` of the documents trained on so far.
         default_epochs: Default number of epochs for a training split of medium size.
         max_default_epochs: Upper limit of the default number of epochs. The default exceeds this limit only if the run
@@ -73,7 +70,6 @@ class NetworkConfig(ABC):
     transferable_layers: ClassVar[str] = ""
     accepts_any_length: ClassVar[bool] = True
     is_matmul_bound: ClassVar[bool] = True
-    min_useful_steps: ClassVar[int] = 20
     batch_growth: ClassVar[int] = 64
     default_epochs: ClassVar[int] = 3
     max_default_epochs: ClassVar[int] = 8
@@ -132,11 +128,6 @@ class NetworkConfig(ABC):
                 parse_finite(network[name], 0, math.nextafter(1, 0), name)
             else:
                 parse_integer(network[name], 1, cls.max_sizes.get(name, MAX_SIZE), name)
-
-    @classmethod
-    def epochs_needed(cls, rows: int, batch_size: int) -> int:
-        """Return the number of epochs, for ``rows`` training rows, that contain ``min_useful_steps`` steps."""
-        return math.ceil(cls.min_useful_steps / reference_steps(rows, batch_size))
 
     @property
     def has_kernels(self) -> bool:

@@ -18,7 +18,6 @@ from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.inference import open_inference
 from crepe_dist.predicting.predictor import AUTO, DEFAULT_PREPROCESSOR, Predictor
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.options import Precision
 
@@ -134,8 +133,6 @@ def open_checkpoint(
             remedy="remove --mode, --feature-len and --classes",
         )
     else:
-        if path.parent.name == checkpoint.FOLDER and (name := RunDir(path.parent.parent).name):
-            metadata["name"] = name
         encoding, classes, network = checkpoint.parse_metadata(path, metadata)
         calibration, composition = Calibration.from_metadata(metadata), checkpoint.read_preprocessor(metadata)
     config = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)

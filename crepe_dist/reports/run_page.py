@@ -22,7 +22,7 @@ from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
-from crepe_dist.runs.metrics import RANK_TIMES, History
+from crepe_dist.runs.metrics import History
 from crepe_dist.runs.record import RunRecord, open_run
 from crepe_dist.runs.run_dir import RunDir, disk_usage
 from crepe_dist.runs.scores import AnyScores
@@ -42,8 +42,8 @@ FILES = (
     ("pseudo_labels/", "pseudo labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "metrics for TensorBoard"),
-    ("mlflow.json", "id of the run in MLflow"),
-    ("wandb.json", "id of the run in Weights & Biases"),
+    ("mlflow.id", "id of the run in MLflow"),
+    ("wandb.id", "id of the run in Weights & Biases"),
     ("wandb/", "records for Weights & Biases"),
     ("config.yaml", "settings"),
     ("result.json", "selected epoch, its scores and its provenance"),
@@ -71,7 +71,7 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
-            say(UserError(warning["what"], warning["why"], warning["do"]).format_lines("note"))
+            say(UserError(warning["what"], warning["why"]).format_lines("note"))
         yield from _write_report(record, data)
     except Exception as error:
         say(
@@ -137,10 +137,6 @@ def page(
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.score_name,
         has_validation="validation_accuracy" in record.metrics,
-        rank_hosts=[
-            (excerpt(host), [rank for rank, name in enumerate(record.history.hosts) if name == host])
-            for host in dict.fromkeys(record.history.hosts)
-        ],
         figures=_curves(record.history, record.epoch, record.score_name),
         changed=_settings(record.non_default_settings()),
         settings=_settings(record.settings),
@@ -181,8 +177,7 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
     """Draw the training curves. Return the SVG of each curve by name. Empty if the run has no step or no epoch."""
     if not history.points or not history.epochs:
         return {}
-    curves = {"loss": _loss_curves(history, reported), "accuracy": accuracy_curves(history, reported, measure)}
-    return {**curves, "ranks": _rank_times(history)} if len(history.hosts) > 1 else curves
+    return {"loss": _loss_curves(history, reported), "accuracy": accuracy_curves(history, reported, measure)}
 
 
 def _loss_curves(history: History, reported: int) -> str:
@@ -209,23 +204,6 @@ def _loss_curves(history: History, reported: int) -> str:
             axes.set_ylabel(f"loss (clipped, highest {ordered[-1]:.2f})")
         _legend(axes)
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
-
-
-def _rank_times(history: History) -> str:
-    """Plot the mean time of a step on each rank, divided into its parts, as stacked bars."""
-    with drawing.style():
-        figure, axes = drawing.blank(1.6, left=0.75, right=0.1, top=0.3, bottom=0.45)
-        bottom, ranks = np.zeros(len(history.hosts)), range(len(history.hosts))
-        for name, colour in zip(RANK_TIMES, (drawing.BLUE, drawing.ORANGE, drawing.GREY)):
-            axes.bar(ranks, history.rank_times[name], 0.8, bottom, color=colour, label=name.removesuffix("_ms"))
-            bottom += history.rank_times[name]
-        axes.set_ylabel("ms per step")
-        axes.set_xlabel("rank", loc="right")
-        axes.grid(axis="y")
-        axes.xaxis.set_major_locator(drawing.locator(8))
-        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
-        _legend(axes)
-        return drawing.svg(figure, "Mean time of a step on each rank: compute, data and exchange")
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -21,8 +21,6 @@ from crepe_dist.runs.group_bootstrap import Z
 from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.version import __version__
 
-# Longer training does not help a class with fewer training rows than this, so longer training is not recommended.
-FEW_ROWS = 50
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.
 MAX_NAMES = 30  # Number of class names in a warning.
 MAX_OPEN_ROWS = 30  # A table with more rows than this is collapsed, and the weakest classes are shown above it.
@@ -223,28 +221,15 @@ def is_overconfident(scores: MulticlassScores) -> bool:
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
-def never_predicted_warning(
-    scores: MulticlassScores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
-) -> dict[str, str] | None:
-    """Warn about classes with test texts that were never predicted. Return ``None`` if there are none.
-
-    Args:
-        rows: Number of training rows of each class; ``None`` if unknown.
-        trains_longer: True if the advice may be to train longer.
-    """
+def never_predicted_warning(scores: MulticlassScores, classes: list[str]) -> dict[str, str] | None:
+    """Warn about classes with test texts that were never predicted. Return ``None`` if there are none."""
     indices = np.flatnonzero(scores.has_support & ~scores.is_predicted)
     if not len(indices):
         return None
     names = ", ".join(truncate_to_width(classes[index], LABEL_CELLS) for index in indices[:MAX_NAMES])
-    if rows is not None and all(rows[index] < FEW_ROWS for index in indices):
-        remedy = f"collect more texts of these classes (each has fewer than {FEW_ROWS} training rows), or merge classes"
-    else:
-        longer = "train longer (--epochs), " * trains_longer
-        remedy = f"{longer}read the training curves, or collect more texts of these classes"
     return {
         "what": f"{pluralize(len(indices), 'class is', 'classes are')} never predicted",
         "why": names + (", …" if len(indices) > MAX_NAMES else ""),
-        "do": remedy,
     }
 
 

@@ -29,7 +29,7 @@ class RunRecord:
 
     Attributes:
         path: Directory of the run.
-        name: Name passed as ``--name``, or the name of the directory.
+        name: Name of the directory.
         settings: Values of the settings by dotted name.
         result: Content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: Path of the reported .params file.
@@ -144,7 +144,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     folder, config = RunDir(run_dir), run_dir / CONFIG
     return RunRecord(
         path=run_dir,
-        name=folder.name or run_dir.absolute().name,
+        name=run_dir.absolute().name,
         settings=flatten(read(config)) if config.is_file() else {},
         result=folder.result,
         checkpoint=path,

@@ -15,13 +15,10 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import remove_temporary, temporary_files
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUN_KEY_FILE, read_result_file
-from crepe_dist.settings.fields import is_title
-from crepe_dist.settings.yaml_file import read
+from crepe_dist.runs.checkpoint import FOLDER, RUN_KEY_FILE, read_result_file
 
 # A message about a wait is printed after this number of seconds. Processes of an earlier group usually end sooner.
 WAIT_MESSAGE_SECONDS = 3.0
-PARTIAL_DOWNLOAD = ".download"  # Folder in a run folder for a download that is not complete (``remote_copy``).
 REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is deleted.
 
 
@@ -93,26 +90,6 @@ class RunDir:
         return {"model", "optimizer", "training", "data"} <= (self.run_key or {}).keys()
 
     @property
-    def name(self) -> str:
-        """Name passed as ``--name``; empty if there is none."""
-        with suppress(UserError):
-            name = read(self.path / CONFIG).get("name")
-            return name if isinstance(name, str) and is_title(name) else ""
-        return ""
-
-    @property
-    def keeps_all_epochs(self) -> bool:
-        """True if ``logging.keep_epochs`` of the run is ``all``."""
-        with suppress(UserError):
-            logging = read(self.path / CONFIG).get("logging")
-            return isinstance(logging, dict) and logging.get("keep_epochs") == "all"
-        return False
-
-    def describe(self) -> str:
-        """Return the name and the path of the run, or only the path of a run without a name, for a message."""
-        return f"{name} ({self.path})" if (name := self.name) else str(self.path)
-
-    @property
     def result(self) -> dict[str, Any] | None:
         """Content of ``result.json``; ``None`` if the run is not finished."""
         return read_result_file(self.path)
@@ -132,8 +109,7 @@ class RunDir:
 
         In an unfinished run, these are the leftovers of killed processes. In a finished run, these are also the resume
         state, the folder of a completed refit, and the checkpoints except the reported and the latest checkpoint. If
-        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept. With
-        ``logging.keep_epochs`` = ``all``, no checkpoint can be removed.
+        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept.
         """
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
@@ -151,10 +127,8 @@ class RunDir:
         """List the files of the checkpoints that are not needed, the weights files first.
 
         Args:
-            keep: Names of the checkpoints that are needed. If the run keeps all epochs, all checkpoints are needed.
+            keep: Names of the checkpoints that are needed.
         """
-        if self.keeps_all_epochs:
-            return []
         prefixes = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
         removable = (path for path in files if not path.name.startswith(prefixes))

@@ -20,7 +20,6 @@ DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
 HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
 MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A number that is larger than this is probably a typo.
-MAX_NAME_LENGTH = 80  # Maximum length of the name of a run, in characters.
 
 
 class ValueType:
@@ -191,16 +190,7 @@ class Nullable(Wrapped):
         return None if value is None else self.of.check(value)
 
 
-def is_title(text: str) -> bool:
-    """Return whether a text can be the name of a run: one printable line without leading or trailing spaces."""
-    return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
-
-
-RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, without spaces at the ends", is_title)
 PATH = String("a path in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
-URL = String(
-    "a URL such as s3://bucket/runs", re.compile(r"[a-z][a-z0-9+.-]*://[^\s\0\ud800-\udfff]+").fullmatch, "URL"
-)
 NON_EMPTY = String("a name", str.strip)
 COLUMN = String("the name or number of a column", str.strip, "COLUMN")
 ANY_TEXT = String("a text", lambda _: True, "TEXT")

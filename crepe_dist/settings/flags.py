@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -122,7 +122,10 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 
 
 def add_settings(
-    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str] | None = None
+    flags: argparse._ActionsContainer,
+    group: type[Settings],
+    flag: Callable[[str], str] | None = None,
+    unlisted: Collection[str] = (),
 ) -> None:
     """Add a flag to a parser for each setting of a group.
 
@@ -132,6 +135,7 @@ def add_settings(
         flag: Function that maps the dotted name of a setting, such as ``training.epochs``, to its flag. If it is given,
             boolean flags accept a value (``--report=false``). If it is ``None``, ``group.flag`` chooses the flags, and
             boolean flags accept no value.
+        unlisted: Dotted names of settings whose flags are not in the help.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
@@ -140,7 +144,9 @@ def add_settings(
             "type": kind,
             "metavar": name.upper() if positional is not None else kind.metavar or option.name.upper(),
             "default": argparse.SUPPRESS,
-            "help": _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
+            "help": argparse.SUPPRESS
+            if name in unlisted
+            else _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
         }
         if option.type in (bool, bool | None):
             if flag:

@@ -64,7 +64,8 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     all_rows = replace(data, splits={"train": train})
     ngram_config = _ngram_run_config(config, branch, shape)
     ngram_engine = build_engine(ngram_config, all_rows, group)
-    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, job, result.epoch)
+    untracked = replace(job, trackers=())
+    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, untracked, result.epoch)
 
     def read() -> tuple[dict[str, Any], Arrays]:
         arrays = weights_io.decompress_all(weights_io.load(result.checkpoint), shape)
@@ -101,4 +102,4 @@ def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfi
     smoothing = config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     training = replace(config.training, patience=0, label_smoothing=smoothing)
-    return replace(config, model=model, training=training, logging=replace(config.logging, tensorboard=False))
+    return replace(config, model=model, training=training)

@@ -143,10 +143,6 @@ class BackgroundStateSaver:
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []
         return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
 
-    @property
-    def save_in_progress(self) -> Future[Path] | None:
-        return self._writing[0] if self._writing else None
-
     def should_save(self, step: int) -> bool:
         """Return whether a save is due after ``step``.
 

@@ -24,7 +24,7 @@ LEARNING = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", "--refit=f
 WAYS: dict[str, tuple[str, ...]] = {
     "several": NGRAMS,
     "one": NGRAMS,
-    "smoothed": ("--label-smoothing=0.2", '--class-weights={"big": 3}'),
+    "smoothed": ('--class-weights={"big": 3}',),
 }
 
 

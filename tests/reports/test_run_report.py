@@ -196,16 +196,6 @@ class TestCurves:
         assert (f">accuracy (axis from {start} %)</text>" in markup) == (start > 0)
 
 
-def test_the_times_of_ranks_are_drawn_if_there_are_several():
-    for count in (1, 3):
-        history = course([1.0] * 10, (0.5,))
-        times = {f"{name}_ms": [1.0] * count for name in ("compute", "data", "exchange")}
-        history.add({"event": "ranks", "step": 9, "steps": 9, "hosts": ["a"] * count, **times})
-        curves = run_page._curves(history, 1, "accuracy")
-        assert ("ranks" in curves) == (count > 1)
-    assert all(f">{name}</text>" in curves["ranks"] for name in ("compute", "data", "exchange", "ms per step"))
-
-
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 
 

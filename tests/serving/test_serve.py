@@ -84,7 +84,7 @@ def client():
 def run_dir(data, tmp_path_factory):
     """Folder of a trained run. Its page shows the name of the run and texts of its data."""
     folder = tmp_path_factory.mktemp("served") / "run"
-    train("--data", data, "--run-dir", folder, "--name", "Tickets <of> May", *QUICK)
+    train("--data", data, "--run-dir", folder, *QUICK)
     return folder
 
 
