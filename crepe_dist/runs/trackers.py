@@ -94,7 +94,8 @@ class Wandb(TensorBoard):
 
 
 def create_trackers(config: Config, run: RunDir, say: Callable[[str], None]) -> list[TensorBoard]:
-    """Start TensorBoard, if it is installed, and the service that ``train --track`` names."""
+    """Start the service that ``train --track`` names, and TensorBoard, if it is installed and the run has a report."""
     track = config.logging.track
-    used = {TensorBoard: find_spec("tensorboardX") is not None, MLflow: track == "mlflow", Wandb: track == "wandb"}
+    has_board = config.logging.report and find_spec("tensorboardX") is not None
+    used = {TensorBoard: has_board, MLflow: track == "mlflow", Wandb: track == "wandb"}
     return [kind(config, run, say) for kind, is_used in used.items() if is_used]
