@@ -44,8 +44,10 @@ class TensorBoard:
 
     def close(self) -> None:
         """Send the final scores, if the run is finished, and wait until the client has written everything."""
-        scores = {f"result/{k}": v for k, v in (self.run.result or {}).items() if isinstance(v, (int, float))}
-        self._call(lambda: self.end(scores))
+        if result := self.run.result:
+            scores = {f"result/{name}": value for name, value in result.items() if name.endswith(SUFFIXES)}
+            self._call(lambda: self.send(scores, result["epoch"]))
+        self._call(lambda: self.end(bool(result)))
 
     def open(self, run_id: str | None) -> None:
         self.client: Any = import_module("tensorboardX").SummaryWriter(str(self.run.path / "tensorboard"))
@@ -54,8 +56,7 @@ class TensorBoard:
         for name, value in values.items():
             self.client.add_scalar(name, value, epoch)
 
-    def end(self, scores: dict[str, float]) -> None:
-        self.send(scores, int(scores.get("result/epoch", 0)))
+    def end(self, is_finished: bool) -> None:
         self.client.close()
 
 
@@ -70,11 +71,10 @@ class MLflow(TensorBoard):
     def send(self, values: dict[str, float], epoch: int) -> None:
         self.sent.append(self.client.log_metrics(values, epoch, synchronous=False, run_id=self.id))
 
-    def end(self, scores: dict[str, float]) -> None:
-        self.send(scores, int(scores.get("result/epoch", 0)))
+    def end(self, is_finished: bool) -> None:
         for operations in self.sent:
             operations.wait()
-        self.client.MlflowClient().set_terminated(self.id, "FINISHED" if scores else "KILLED")
+        self.client.MlflowClient().set_terminated(self.id, "FINISHED" if is_finished else "KILLED")
 
 
 class Wandb(TensorBoard):
@@ -88,9 +88,8 @@ class Wandb(TensorBoard):
     def send(self, values: dict[str, float], epoch: int) -> None:
         self.client.log({**values, "epoch": epoch})
 
-    def end(self, scores: dict[str, float]) -> None:
-        self.client.summary.update(scores)
-        self.client.finish(exit_code=int(not scores))
+    def end(self, is_finished: bool) -> None:
+        self.client.finish(exit_code=int(not is_finished))
 
 
 def create_trackers(config: Config, run: RunDir, say: Callable[[str], None]) -> list[TensorBoard]:
