@@ -32,7 +32,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "drift": "compare new texts with the test split of the model",
         "predict": "classify lines, files, or a text from the command line",
         "serve": "serve a model over HTTP, with a web page",
-        "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
+        "export": "export a model: ONNX, a web page, the Hub, or a smaller model",
     },
     "machine": {
         "doctor": "check whether this machine can train",
