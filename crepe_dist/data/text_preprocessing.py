@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 from crepe_dist.data.markup import without_tags
-from crepe_dist.sealed_json import rename_keys
 
 SEPARATOR = " | "  # Separator between the joined text columns of a row.
 FIELD_SEPARATOR = "\x1f"  # Separator between the text of a row and the values of its feature columns.
@@ -220,9 +219,8 @@ class TextPreprocessor:
         return character.replace(UNKNOWN_CHARACTER, " ")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the preprocessor as JSON-like data. The key ``beside`` exists only if there are feature columns."""
-        saved = rename_keys(asdict(self), {"feature_columns": "beside"})
-        return {name: value for name, value in saved.items() if value or name != "beside"}
+        """Return the preprocessor as JSON-like data. The key ``feature_columns`` may be missing."""
+        return {name: value for name, value in asdict(self).items() if value or name != "feature_columns"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "TextPreprocessor":
@@ -233,7 +231,7 @@ class TextPreprocessor:
                 None if column["categories"] is None else tuple(map(str, column["categories"])),
                 tuple(map(float, column["edges"])),
             )
-            for column in saved.get("beside", ())
+            for column in saved.get("feature_columns", ())
         ]
         return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(feature_columns))
 

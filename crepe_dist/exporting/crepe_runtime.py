@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = "4"  # Version of the inputs and the metadata.
+FORMAT = "5"  # Version of the inputs and the metadata.
 MAX_BATCH = 64  # Maximum number of texts in a batch.
 MAX_ACTIVATIONS = 1 << 24  # Maximum number of values in the output of one layer for one batch.
 FILTERS = 256  # Number of channels of a typical convolution.
@@ -44,19 +44,6 @@ class Prediction(NamedTuple):
     error: str = ""
     characters_truncated: int = 0
 
-    # Former names of three attributes.
-    @property
-    def read(self) -> int:
-        return self.characters_read
-
-    @property
-    def problem(self) -> str:
-        return self.error
-
-    @property
-    def characters_cut(self) -> int:
-        return self.characters_truncated
-
 
 class Classifier:
     """Text classifier.
@@ -74,14 +61,12 @@ class Classifier:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"the model has no crepe_dist metadata in format {FORMAT}")
         self.metadata: dict[str, Any] = {name: json.loads(value) for name, value in metadata.items()}
-        for column in self.metadata.get("beside", []):
+        for column in self.metadata.get("feature_columns", []):
             column["categories"] = column["categories"] and list(map(category, column["categories"]))
         self.classes: list[str] = self.metadata["classes"]
         # If the highest probability is below this threshold, possibly none of the classes is correct.
         self.min_probability: float = self.metadata.get("min_probability", 0)
-        # Models of earlier versions have the key "longest".
-        maxn = self.metadata.get("maxn", self.metadata.get("longest", 0))
-        width = max(FILTERS, maxn * len(self.classes))
+        width = max(FILTERS, self.metadata.get("maxn", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.metadata["feature_len"] * width)))
 
     def run(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -116,7 +101,7 @@ class Classifier:
         """Classify texts lazily, ``batch_size`` at a time. Yield one prediction per text, in the order of the texts."""
         texts = map(self._composed, texts)
         thresholds = dict(zip(self.classes, self.metadata.get("thresholds", [])))
-        num_columns = len(self.metadata.get("beside", []))
+        num_columns = len(self.metadata.get("feature_columns", []))
         while batch := list(islice(texts, self.batch_size)):
             probabilities, read, truncated = self.run(batch)
             for text, row, num_known, num_truncated in zip(batch, probabilities, read.tolist(), truncated.tolist()):
@@ -144,7 +129,7 @@ class Classifier:
         text = self.without_tags(text)
         text = "".join("\0" if "\U000f0000" <= character < "\U0010ff00" else character for character in text)
         start, ends = 0xF0000, []
-        for column in self.metadata.get("beside", []):
+        for column in self.metadata.get("feature_columns", []):
             if values and column["name"] not in values:
                 raise ValueError(f"a row has no column {column['name']!r}, which may be None")
             value = values.get(column["name"])

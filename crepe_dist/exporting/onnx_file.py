@@ -66,7 +66,9 @@ def _build_model(predictor: Predictor) -> bytes:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     metadata: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **config.settings()}
     metadata |= {**predictor.encoding.to_dict(), "classes": predictor.classes}
-    metadata |= {"beside": checkpoint.read_preprocessor(predictor.metadata).to_dict().get("beside", [])}
+    metadata |= {
+        "feature_columns": checkpoint.read_preprocessor(predictor.metadata).to_dict().get("feature_columns", [])
+    }
     metadata |= {"temperature": temperature, "min_probability": predictor.min_probability}
     if predictor.thresholds is None:
         graph.node("Softmax", logits, name="probabilities", axis=1)

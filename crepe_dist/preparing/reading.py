@@ -22,12 +22,9 @@ from crepe_dist.data.markup import TAG
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number, normalize_row, parse_number
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import truncate_to_width
 from crepe_dist.preparing.formats import NOT_UTF_8, InvalidRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
 from crepe_dist.preparing.label_parsing import ABSENT, ParseClassName
 from crepe_dist.preparing.open_source import (
-    check_options_used,
-    effective_options,
     open_source,
     read_options_for_unlabelled,
 )
@@ -165,25 +162,17 @@ def _iter_tasks(
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     read_options = unlabelled_options = spec.read_options
-    used_options: set[str] = set()
     described: set[str] = set()
     for file, source in enumerate(sources):
         opened = open_source(source, unlabelled_options if source.split == UNLABELLED else read_options)
         if source is first:  # Unlabelled sources come last, so the columns are known before the first one is opened.
             unlabelled_options = read_options_for_unlabelled(read_options, opened)
-        used_options |= effective_options(source, opened)
         if (description := _describe_source(source, opened)) not in described:
             described.add(description)
             remaining = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
             print_line(f"reads {source.name}{remaining}: {description}")
             if opened.hint and source.split != UNLABELLED:
                 print_line(opened.hint)
-        if spec.explicit_options and file == len(sources) - 1:
-            check_options_used(
-                spec.explicit_options,
-                used_options,
-                truncate_to_width(", ".join(source.name for source in sources), MAX_REASON),
-            )
         entry = files[file] = {
             "format": opened.format, "reads": opened.columns_description,
             "label": opened.label, "texts": list(opened.texts),
@@ -285,8 +274,6 @@ def _check_row(
     """
     text, cell = check_text(row.text), row.label.strip()
     columns, label_format = options.columns, options.labelling
-    if cell and columns.labels and label_format.kind == SINGLE_LABEL:
-        cell = label_format.join_levels(cell)
     for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
         if problem := describe_unusable_number(column, value):
             raise ValueError(problem)

@@ -39,8 +39,6 @@ class PreparationSpec:
         classes: Classes of the model that will score the rows; all rows are then test rows. If it is ``None``, the rows
             are for training, and the classes are taken from the training rows.
         feature_columns: Feature columns of the model that will score the rows.
-        explicit_options: Read options that the user specified. Each of them must affect at least one source. ``None``
-            skips this check.
     """
 
     encoder: CharEncoder = field(default_factory=CharEncoder)
@@ -53,7 +51,6 @@ class PreparationSpec:
     corrections: "Corrections | None" = None
     classes: tuple[str, ...] | None = None
     feature_columns: tuple[FeatureColumn, ...] = ()
-    explicit_options: ReadOptions | None = None
 
     @property
     def label_kind(self) -> str:

@@ -225,19 +225,6 @@ def test_bad_columns(folder, tmp_path):
 
 
 @needs_kernels
-def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, printed_by):
-    frame = rows(200, 4).drop_duplicates("text")
-    frame.assign(amount=["3,5"] * 50 + list(frame.amount[50:])).to_csv(folder / "later.csv", index=False)
-    printed = printed_by("drift", "run-1", "later.csv", cwd=folder)
-    assert f"{len(frame) - 50} texts of later.csv, compared with 300" in printed
-    frame.text.to_csv(folder / "lines.txt", index=False, header=False)
-    missing = next(
-        line for line in printed_by("drift", "run-1", "lines.txt").splitlines() if "amount: (missing)" in line
-    )
-    assert missing.split()[-6:-3] == ["100.0", "%", "+100.0"]
-
-
-@needs_kernels
 def test_values_of_python_and_of_texts(folder):
     model: Any = crepe_dist.load(folder / "run-1")
     frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
