@@ -45,7 +45,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export runs/reviews-1f2e3d4c5b --format web --out page
         crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
         crepe export runs/reviews-1f2e3d4c5b --max-size-mb 2 --out small
-        crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
     format: str | None = setting(

@@ -146,7 +146,7 @@ class TestCorpus:
     def test_rare_letters_tell_texts_apart_and_rare_signs_do_not(self, tmp_path):
         texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
         (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
-        encoding = CharEncoder("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
+        encoding = CharEncoder("fold", 40, None, " !", "".join(sorted("一丁七三Жж。")))
         prepare(
             find_sources([str(tmp_path / "rows.csv")]),
             tmp_path / "data",
