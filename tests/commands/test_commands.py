@@ -29,6 +29,7 @@ def place(data, tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
+    (folder / "few.xlsx").touch()
     more = ("--epochs=8", "--optimizer=adam", "--learning-rate=0.003")
     train("--data", "data/three", *QUICK, *more, cwd=folder)
     return folder
@@ -109,7 +110,7 @@ class TestPredict:
         printed_by("predict", *flags, cwd=place)
         assert (
             "1 of 2 texts is longer than 123 characters: the network reads only the first 61 and the last 61 "
-            "characters; to read everything, pass --windows\n"
+            "characters\n"
         ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
@@ -148,9 +149,7 @@ class TestPredict:
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
-            (["--text", "x", "--windows", "--explain"], "does not support --explain"),
-            (["--text", "x", "--min-score", "0.5"], "requires a class"),
-            (["--text", "x", "--score-class", "fourth"], "the classes are first, second, third"),
+            (["--file", "few.xlsx"], "save it as CSV"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
