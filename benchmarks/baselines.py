@@ -97,7 +97,7 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
         typed = [Answers(each.argmax(axis=1), each.max(axis=1)) for each in probs]
         least = predictor.calibration.thresholds_for(PRECISION)[-1]
         _print(dataset, network, {}, scored(test, typed, least), _seconds() - began, 0.0)
-    cases = (str.lower, str) if dataset.encoder.mode in ("full", "marked") else (str,)
+    cases = (str.lower, str) if dataset.encoder.case == "keep" else (str,)
     for name, rival in rivals.items():
         began = _seconds()
         tried = [

@@ -26,7 +26,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "score a model on labelled files, or on prepared data",
         "predict": "classify lines, files, or a text from the command line",
         "serve": "serve a model over HTTP, with a web page",
-        "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
+        "export": "export a model: ONNX, a web page, the Hub, or a smaller model",
     },
     "machine": {
         "doctor": "describe this machine for a bug report",

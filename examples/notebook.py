@@ -62,8 +62,8 @@ print(data["label"].value_counts())
 # %% [markdown]
 # ### Encode
 # A character takes one byte. In the notebook, it takes 69 floats; here, the network computes the one-hot matrix on the
-# device. Mode `notebook` works like the function `encode` of the notebook: it reads the first characters in order, and
-# upper case is unknown. The default mode of `CharEncoder()` is the encoding of the paper: it lower-cases the text, and
+# device. The case `notebook` works like the function `encode` of the notebook: it reads the first characters in order,
+# and upper case is unknown. The default of `CharEncoder()` is the encoding of the paper: it lower-cases the text, and
 # reads it in reverse.
 
 # %%
@@ -131,8 +131,8 @@ for epoch in range(args.epochs):
 
 # %% [markdown]
 # ### Predict
-# The parameter file contains neither the encoding nor the classes, so another program must name them:
-# `crepe_dist.load(path, mode="notebook", feature_len=1014, classes=categories)`.
+# The parameter file does not contain the classes, so another program must name them:
+# `crepe_dist.load(path, classes=categories)`.
 
 # %%
 output = net(mx.nd.array(encoding.encode([args.text]), ctx=device, dtype="uint8"))

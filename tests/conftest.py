@@ -211,7 +211,7 @@ def data_with_capitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare_with_capitals(folder: Path, **more: Any) -> Path:
     """Prepare texts with marked capital letters. The other arguments are passed to ``prepare_small``."""
-    return prepare_small(folder, CharEncoder("marked", FEATURE_LEN), letters="abcdefghijklmnoprstuABCDEFG    ", **more)
+    return prepare_small(folder, CharEncoder("keep", FEATURE_LEN), letters="abcdefghijklmnoprstuABCDEFG    ", **more)
 
 
 def prepare_small(folder: Path, encoder: CharEncoder, train_rows: int = 301, test_rows: int = 97, **more: Any) -> Path:

@@ -257,9 +257,9 @@ def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     told = translate_for_python(UserError("--header yes, --dedupe near", "--strip-html"))
     assert (told.what, told.why) == ('header="yes", dedupe="near"', "strip_html=True")
     told = translate_for_python(
-        UserError("--mode notebook, --fresh", "--encoding cp1252 or --encoding=latin-1", "--device cpu with --label")
+        UserError("--case fold, --fresh", "--encoding cp1252 or --encoding=latin-1", "--device cpu with --label")
     )
-    assert (told.what, told.why) == ('mode="notebook", fresh=True', 'encoding="cp1252" or encoding=latin-1')
+    assert (told.what, told.why) == ('case="fold", fresh=True', 'encoding="cp1252" or encoding=latin-1')
     assert told.remedy == 'device="cpu" with label='
 
 

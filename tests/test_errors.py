@@ -124,7 +124,7 @@ def place(data, quick_run, tmp_path_factory):
     (folder / "data3").symlink_to(data)
     shutil.copytree(quick_run, folder / "run")
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
-    prepare(sources, folder / "data4", PreparationSpec(CharEncoder("full", FEATURE_LEN)))
+    prepare(sources, folder / "data4", PreparationSpec(CharEncoder("keep", FEATURE_LEN)))
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
     (folder / "folder").mkdir()
@@ -171,8 +171,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("train", "--data", "data3", *QUICK, "--width=65536"), "too large for this"),
         (("train", "--data", "data3", *QUICK, "--patience=1"), "validation split"),
         (("train", "--data", "data3", *QUICK, "--precision=float16"), "float16"),
-        (("predict", "run", "--text", "x", "--mode", "full"), "already has a description"),
-        (("predict", "run", "--text", "x", "--classes", "a,,b"), "--classes a,,b: a name is empty or given twice"),
     ],
 )
 def test_what_does_not_go_together(place, said, arguments, message):

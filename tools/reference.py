@@ -30,8 +30,8 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000|^an? (?:integer|number) 
 # Parts of the help that the page of the commands leaves out: the usage line, which repeats the options; the examples,
 # which the guides have; and flags that more than one command has, which SHARED describes one time.
 ELSEWHERE = re.compile(
-    r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
-    r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--mode|--feature-len|--classes|--device"
+    r"\Ausage: (?:.+\n)+\n|^examples:\n(?:.+\n)+\n?"
+    r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--device"
     r"|--encoding|--header|--seed|--text-column|--label COLUMN|--label-columns)(?=[\s,]|$).*\n"
     r"(?:    +.*\n)*",
     re.MULTILINE,
@@ -45,9 +45,6 @@ SHARED = """
 start of its name, an exported folder or its URL. The default is the newest finished run in `runs/`. `predict`, `serve`
 and `export` also have `--min-probability` and `--min-precision`. If one of them is given, the model predicts no class
 for [texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
-
-A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),
-`--feature-len` (default: 1014), and `--classes` (a,b,c in the order of training, or a file with one name per line).
 
 Each command is also a module: `python -m crepe_dist.prepare` is the same as `crepe prepare`.
 

@@ -35,7 +35,6 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         crepe evaluate runs/reviews-1f2e3d4c5b march.csv --mistakes mistakes.csv
         crepe evaluate --data data/reviews --typos 0.02 --typos 0.05
         horovodrun -np 2 crepe evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
-        crepe evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
         """
 
     file: str | None = setting(

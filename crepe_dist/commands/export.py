@@ -34,9 +34,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
     onnx: model.onnx, and crepe_runtime.py, which classifies texts with model.onnx and needs only NumPy and ONNX
         Runtime. web: a web page
     that classifies texts in the browser. crepe: a model folder for crepe_dist, with model.safetensors and model.json.
-    huggingface: the model folder as a repository of the Hugging Face Hub. mlflow: the model folder as a model of
-    MLflow. The probabilities of the exported model are compared with the probabilities of crepe_dist on test texts and
-    synthetic texts. The export is written only if the probabilities agree.
+    huggingface: the model folder as a repository of the Hugging Face Hub. The probabilities of the exported model are
+    compared with the probabilities of crepe_dist on test texts and synthetic texts. The export is written only if the
+    probabilities agree.
     """
 
     usage = """
@@ -45,7 +45,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export runs/reviews-1f2e3d4c5b --format web --out page
         crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
         crepe export runs/reviews-1f2e3d4c5b --max-size-mb 2 --out small
-        crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
     format: str | None = setting(
@@ -78,7 +77,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
         predictor = load_for_command(self, device="cpu", **self.thresholds())
         if predictor.composition.feature_columns and export_format == "web":
-            remedy = "use --format onnx, huggingface, mlflow or crepe"
+            remedy = "use --format onnx, huggingface or crepe"
             what = f"--format {export_format} does not support feature columns, which this model has"
             raise UserError(what, remedy=remedy)
         if self.max_size_mb:

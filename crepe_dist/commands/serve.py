@@ -26,7 +26,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe serve runs/reviews-1f2e3d4c5b --port 9000
         curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
 
-      paths: / (web page), POST /predict, /v2 (Open Inference Protocol), /healthz, /metrics (Prometheus), /openapi.json
+      paths: / (web page), POST /predict, /healthz, /metrics (Prometheus), /openapi.json
       exit codes: 0 after SIGTERM, 130 after Ctrl-C (both after the requests in progress are finished), 1 after an error
       """
     interrupted = "stopped: Ctrl-C"

@@ -131,7 +131,7 @@ def with_typos(
 def change_case(char_ids: CharIds, upper: Any, encoder: CharEncoder) -> CharIds:
     """Return documents as if their texts had been typed in lower case or in capitals, uint8 [n, L].
 
-    Only the marks of the mode ``marked`` change. The middle that truncation removed from a text does not return.
+    Only the marks of the case ``keep`` change. The middle that truncation removed from a text does not return.
     For texts that are not truncated, the result is equal to the encoding of the changed text, except at these letters:
     the other case has another number of letters, or is also the other case of another letter (ı, ſ, ς); the letter is
     read as two letters (an æ is marked like two letters, an Æ like one letter); or the letter is read as a letter
@@ -139,7 +139,7 @@ def change_case(char_ids: CharIds, upper: Any, encoder: CharEncoder) -> CharIds:
     too long.
 
     Args:
-        char_ids: Documents, uint8 [n, L], encoded in the mode ``marked``.
+        char_ids: Documents, uint8 [n, L], encoded in the case ``keep``.
         upper: True for documents in capitals, False for documents in lower case, bool [n].
         encoder: Encoder of the documents.
     """

@@ -6,10 +6,9 @@ notebook ("the notebook" below): the paper lists 70, but "-" twice, and the note
 ``characters`` folds letters and builds alphabets for other scripts.
 
 If a text has more ids than a network reads, its middle is removed and one blank id marks the gap, because the beginning
-and the end of a text are the most informative. In mode ``notebook``, the end of a long text is removed.
+and the end of a text are the most informative. The encoding of the notebook removes the end of a long text.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,18 +22,16 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
-from crepe_dist.settings.fields import MAX_DOCUMENT_LENGTH, MODES, Mode
+from crepe_dist.settings.fields import CASES, MAX_DOCUMENT_LENGTH, Case
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
-FULL_ALPHABET = ALPHABET[:36] + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + ALPHABET[36:]
 PAD_UNK_ID = constants.BLANK
 # Character between the beginning and the end of a truncated text. No alphabet contains it.
 TRUNCATION_MARK = "\0"
 
-STANDARD_ALPHABETS: dict[Mode, str] = {
-    "paper": ALPHABET,
-    "full": FULL_ALPHABET,
-    "marked": ALPHABET + characters.CAPITAL + characters.CAPITALS,
+STANDARD_ALPHABETS: dict[Case, str] = {
+    "fold": ALPHABET,
+    "keep": ALPHABET + characters.CAPITAL + characters.CAPITALS,
     "notebook": ALPHABET,
 }
 MARKS = (characters.CAPITAL, characters.CAPITALS)
@@ -49,10 +46,9 @@ class CharEncoder:
 
     Most characters have one id. Rare characters and letters such as ß have two ids.
 
-    Modes:
-        ``paper``: lower case, in reversed order (the authors' ``train/data.lua``). White space is read as a space.
-        ``full``: like ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
-        ``marked``: like ``paper``, with a mark before each run of capital letters: ``characters.CAPITAL`` before a
+    Cases:
+        ``fold``: lower case, in reversed order (the authors' ``train/data.lua``). White space is read as a space.
+        ``keep``: like ``fold``, with a mark before each run of capital letters: ``characters.CAPITAL`` before a
             single letter, ``characters.CAPITALS`` before two or more letters. A word has the same ids in any case, and
             only the marks indicate its case.
         ``notebook``: in reading order. Upper-case letters, and white space other than the space, are treated as
@@ -60,53 +56,53 @@ class CharEncoder:
             text, and its published parameters depend on that.
 
     Args:
-        mode: Case, direction and standard alphabet; see above.
+        case: Case, direction and standard alphabet; see above.
         feature_len: Number of ids per document.
         fold_accents: True to replace an accented letter by the first letter of its canonical decomposition (NFD, é →
             e), and to replace the letters in ``characters.LETTERS``, which have no decomposition (ß → ss). The paper
-            does not replace letters. ``None`` means False in mode ``notebook`` and for a custom alphabet, otherwise
+            does not replace letters. ``None`` means False in case ``notebook`` and for a custom alphabet, otherwise
             True.
         alphabet: Characters in the order of their ids; word characters come first. A custom alphabet contains a
-            space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
+            space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the case.
         two_id_characters: Rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.
             Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
             the smallest square that is at least the number of rare characters.
 
     Raises:
-        UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
+        UserError: The case is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
     """
 
-    mode: Mode = "paper"
+    case: Case = "fold"
     feature_len: int = 1014
     fold_accents: bool | None = None
     alphabet: str = ""
     two_id_characters: str = ""
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode is {str(self.mode)[:40]!r}", remedy=f"choose one of {', '.join(MODES)}")
+        if self.case not in CASES:
+            raise UserError(f"case is {str(self.case)[:40]!r}", remedy=f"choose one of {', '.join(CASES)}")
         if not 1 <= self.feature_len <= MAX_DOCUMENT_LENGTH:
             raise UserError(
                 f"feature_len is {self.feature_len}", remedy=f"give a number of characters to {MAX_DOCUMENT_LENGTH:,}"
             )
         if not self.alphabet:
-            object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
-        if self.mode == "marked" and not set(MARKS) <= set(self.alphabet):
+            object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.case])
+        if self.case == "keep" and not set(MARKS) <= set(self.alphabet):
             object.__setattr__(self, "alphabet", characters.sort_alphabet({*self.alphabet, *MARKS}))
         if self.is_custom or self.two_id_characters:
             characters.check_alphabet(self.alphabet, self.two_id_characters)
         if self.fold_accents is None:
-            object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_custom)
+            object.__setattr__(self, "fold_accents", self.case != "notebook" and not self.is_custom)
 
     @property
     def is_custom(self) -> bool:
-        """True if the alphabet differs from the standard alphabet of the mode."""
-        return self.alphabet != STANDARD_ALPHABETS[self.mode]
+        """True if the alphabet differs from the standard alphabet of the case."""
+        return self.alphabet != STANDARD_ALPHABETS[self.case]
 
     @property
     def in_reading_order(self) -> bool:
         """True if the ids are in the order of the text, as in the notebook. Otherwise they are reversed."""
-        return self.mode == "notebook"
+        return self.case == "notebook"
 
     @property
     def pair_base(self) -> int:
@@ -125,8 +121,8 @@ class CharEncoder:
 
     def same_mapping(self, other: "CharEncoder") -> bool:
         """Return whether both encoders map characters to the same ids. Folding of accents is not compared."""
-        return (self.mode, self.alphabet, self.two_id_characters) == (
-            other.mode,
+        return (self.case, self.alphabet, self.two_id_characters) == (
+            other.case,
             other.alphabet,
             other.two_id_characters,
         )
@@ -146,17 +142,17 @@ class CharEncoder:
     @property
     def head_tail_lengths(self) -> tuple[int, int]:
         """Numbers of ids at the beginning and end of a truncated text; see the function ``head_tail_lengths``."""
-        return head_tail_lengths({"feature_len": self.feature_len, "mode": self.mode})
+        return head_tail_lengths({"feature_len": self.feature_len, "case": self.case})
 
     @property
     def _table(self) -> CharIds:
         return characters.id_table(
-            self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
+            self.case, bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
         )
 
     @property
     def _spelling(self) -> dict[int, str]:
-        return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)
+        return characters.spelling_table(self.case, bool(self.fold_accents), self.alphabet, self.two_id_characters)
 
     def encode(self, texts: Sequence[str]) -> CharIds:
         """Return the character ids of texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
@@ -195,8 +191,8 @@ class CharEncoder:
         return self._spell(*self._mark_capitals([text]))
 
     def _mark_capitals(self, texts: Sequence[str]) -> Sequence[str]:
-        """Insert the marks of the mode ``marked``. A mark that a text already contains becomes an unknown character."""
-        if self.mode != "marked" or not texts:
+        """Insert the marks of the case ``keep``. A mark that a text already contains becomes an unknown character."""
+        if self.case != "keep" or not texts:
             return texts
         joined, ends = "".join(texts), np.cumsum(list(map(len, texts)))
         for mark in MARKS:
@@ -286,28 +282,17 @@ class CharEncoder:
         """Return the id of each code point that has one id, uint8 [n]. All other code points are ``PAD_UNK_ID``."""
         return np.asarray(self._table[points])
 
-    def windows(self, text: str) -> tuple[CharIds, CharIds]:
-        """Return the ids of a whole text, uint8 [n], and its overlapping windows, uint8 [windows, feature_len].
-
-        The number of windows is the smallest that covers the text, and the windows are evenly spaced. A text that fits
-        into ``feature_len`` has one window.
-        """
-        char_ids, length = self._char_ids_of(self._expand(text)), self.feature_len
-        padded = np.pad(char_ids, (0, max(0, length - len(char_ids))), constant_values=PAD_UNK_ID)
-        starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
-        return char_ids, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
-
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of ids of each text before truncation, int64 [n]."""
         return np.array([len(self._spell(text)) for text in self._mark_capitals(texts)], np.int64)
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of a text before truncation, return the index of the character that it encodes, int64 [n]."""
-        if self.mode != "marked" and len(self._spell(text)) == len(text):
+        if self.case != "keep" and len(self._spell(text)) == len(text):
             return np.arange(len(text))
         points = _code_points(text)
-        counts = characters.id_counts(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)[points]
-        if self.mode == "marked":  # The id of a mark belongs to the capital letter after the mark.
+        counts = characters.id_counts(self.case, bool(self.fold_accents), self.alphabet, self.two_id_characters)[points]
+        if self.case == "keep":  # The id of a mark belongs to the capital letter after the mark.
             counts[self._marks(points, np.array([len(text)]))[0]] += 1
         return np.repeat(np.arange(len(text)), counts)
 
@@ -381,7 +366,7 @@ class CharEncoder:
 
     @property
     def is_capital(self) -> npt.NDArray[np.bool_]:
-        """Mask of the code points that are marked in the mode ``marked``; see ``characters.capital_letters``."""
+        """Mask of the code points that are marked in the case ``keep``; see ``characters.capital_letters``."""
         return characters.capital_letters(
             bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
         )
@@ -396,12 +381,12 @@ class CharEncoder:
 
     @property
     def mark_ids(self) -> list[int]:
-        """Ids of the marks ``characters.CAPITAL`` and ``characters.CAPITALS``; empty unless the mode is ``marked``."""
-        return list(map(self.alphabet.index, MARKS)) if self.mode == "marked" else []
+        """Ids of the marks ``characters.CAPITAL`` and ``characters.CAPITALS``; empty unless the case is ``keep``."""
+        return list(map(self.alphabet.index, MARKS)) if self.case == "keep" else []
 
     def decode(self, char_ids: CharIds) -> str:
         """Turn ids, uint8 [feature_len], back into text in reading order. Blanks become spaces, and padding is
-        removed. In the mode ``marked``, a run of capital letters continues to the end of its word."""
+        removed. In the case ``keep``, a run of capital letters continues to the end of its word."""
         used = np.flatnonzero(char_ids != PAD_UNK_ID)
         numbers = char_ids[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
         rare, second, text = len(self.alphabet), len(self.alphabet) + self.pair_base, []
@@ -422,7 +407,7 @@ class CharEncoder:
             file: File that contains the alphabet. It is used only if the alphabet is custom.
         """
         alphabet = str(file) if self.is_custom else "standard"
-        return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
+        return f"--case {self.case} --feature-len {self.feature_len} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoder as JSON-like data. The key ``two_id_characters`` may be missing."""
@@ -438,7 +423,7 @@ class CharEncoder:
         """
         if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
             raise ValueError("the alphabet is not a text, or feature_len not a number")
-        names = ("mode", "feature_len", "fold_accents", "alphabet")
+        names = ("case", "feature_len", "fold_accents", "alphabet")
         return cls(**{name: saved[name] for name in names}, two_id_characters=str(saved.get("two_id_characters", "")))
 
 
@@ -450,10 +435,10 @@ def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of ids at the beginning and at the end of a truncated text.
 
     Args:
-        encoding: ``feature_len`` and ``mode`` of an encoder, as in ``CharEncoder.to_dict``.
+        encoding: ``feature_len`` and ``case`` of an encoder, as in ``CharEncoder.to_dict``.
     """
     length = encoding["feature_len"]
-    return (length, 0) if encoding["mode"] == "notebook" else ((length - 1) // 2, length // 2)
+    return (length, 0) if encoding["case"] == "notebook" else ((length - 1) // 2, length // 2)
 
 
 def describe_truncation(encoding: Mapping[str, Any]) -> str:

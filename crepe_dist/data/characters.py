@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
-from crepe_dist.settings.fields import Mode
+from crepe_dist.settings.fields import Case
 
 CODE_POINTS = 0x110000  # Number of Unicode code points.
 # Maximum number of ids of an alphabet. Ids are bytes; one value is BLANK, and one marks the start and end of a text.
@@ -28,7 +28,7 @@ INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 MAX_RARE_CHARACTERS = 96**2
 # First of the private code points that represent the ids of rare characters during encoding.
 SYMBOLS = 0x10FF00
-# Marks of the mode ``marked``. They are the ASCII controls "shift out" and "shift in", which do not occur in texts.
+# Marks of the case ``keep``. They are the ASCII controls "shift out" and "shift in", which do not occur in texts.
 # CAPITAL marks a single capital letter, and CAPITALS marks two or more capital letters in a row.
 CAPITAL, CAPITALS = "\x0e", "\x0f"
 # Code points from this one on never fold to a letter of a standard alphabet by lower-casing or decomposition.
@@ -51,27 +51,26 @@ LETTERS = {
 }  # fmt: skip
 
 
-def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
+def frequent_alphabet(counts: Mapping[int, int], case: Case) -> tuple[str, str]:
     """Build an alphabet of the most frequent characters, and list the rare ones. Both are sorted by ``sort_alphabet``.
 
-    In the modes ``paper`` and ``marked``, characters are counted in lower case. The alphabet always contains a space,
-    and in the mode ``marked`` also the two marks. Invisible characters
-    are omitted. If the space and the characters that occur at least ``MIN_COUNT`` times are at most ``MAX_CHARACTERS``
-    characters, they form the alphabet, and all other characters are omitted. Otherwise, as many of the most frequent
-    characters as possible get an id of their own, and up to ``MAX_RARE_CHARACTERS`` of the next most frequent
-    characters are encoded as two ids. Ties are broken by code point.
+    Characters are counted in lower case. The alphabet always contains a space, and in the case ``keep`` also the two
+    marks. Invisible characters are omitted. If the space and the characters that occur at least ``MIN_COUNT`` times are
+    at most ``MAX_CHARACTERS`` characters, they form the alphabet, and all other characters are omitted. Otherwise, as
+    many of the most frequent characters as possible get an id of their own, and up to ``MAX_RARE_CHARACTERS`` of the
+    next most frequent characters are encoded as two ids. Ties are broken by code point.
 
     Args:
         counts: Number of occurrences of each code point.
-        mode: Mode of the encoder.
+        case: Case of the encoder.
 
     Returns:
         The alphabet, and the rare characters (``CharEncoder.two_id_characters``).
     """
-    always = [" ", CAPITAL, CAPITALS] if mode == "marked" else [" "]
+    always = [" ", CAPITAL, CAPITALS] if case == "keep" else [" "]
     occurrences: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        for character in fold_character(chr(point), mode, fold_accents=False):
+        for character in fold_character(chr(point), case, fold_accents=False):
             occurrences[character] += count
     del occurrences[" "]
     visible = [character for character in occurrences if unicodedata.category(character) not in INVISIBLE]
@@ -143,13 +142,15 @@ def check_alphabet(alphabet: str, rare: str) -> None:
         )
 
 
-def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
+def fold_character(character: str, case: Case, fold_accents: bool) -> str:
     """Return the character or characters that the encoder reads instead of ``character``.
 
     White space becomes a space. Letters may lose their accent, become lower case, or be replaced with two letters.
-    Other characters stay unchanged.
+    Other characters stay unchanged. The case ``notebook`` changes no character.
     """
-    if character in WHITE_SPACE and mode != "notebook":
+    if case == "notebook":
+        return character
+    if character in WHITE_SPACE:
         return " "
     if fold_accents and character.isalpha():
         parts = unicodedata.normalize("NFD", character)
@@ -159,12 +160,12 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
         small = character.lower()
         if small in LETTERS:
             character = LETTERS[small] if character == small else LETTERS[small].upper()
-    lower = character.lower() if mode in ("paper", "marked") else character
+    lower = character.lower()
     return lower if len(lower) == len(character) else character
 
 
 @cache
-def id_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
+def id_table(case: Case, fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
     """Return the id of every code point, uint8 [0x110000].
 
     The code points from ``SYMBOLS`` on have the ids that follow the ids of the alphabet.
@@ -173,14 +174,14 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str, is_custom
     ids = {character: code for code, character in enumerate(alphabet)}
     end = FOLDING_END if is_custom else LATIN_END
     for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
-        table[point] = ids.get(fold_character(chr(point), mode, fold_accents), BLANK)
+        table[point] = ids.get(fold_character(chr(point), case, fold_accents), BLANK)
     symbols = 2 * pair_base(rare)
     table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
     return table
 
 
 @cache
-def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> dict[int, str]:
+def spelling_table(case: Case, fold_accents: bool, alphabet: str, rare: str) -> dict[int, str]:
     """Return a table for ``str.translate`` that replaces characters with more than one id by characters with one id.
 
     A rare character is replaced by two symbols, which are code points from ``SYMBOLS`` on. A letter such as ß is
@@ -192,7 +193,7 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> 
     spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(rare)}
     known = {**dict(zip(alphabet, alphabet)), **spelt}
     points = (*range(FOLDING_END if rare else LATIN_END), *map(ord, rare))
-    readings = ((point, fold_character(chr(point), mode, fold_accents)) for point in points)
+    readings = ((point, fold_character(chr(point), case, fold_accents)) for point in points)
     spellings = {
         point: "".join(known[character] for character in letters)
         for point, letters in readings
@@ -202,23 +203,23 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> 
 
 
 @cache
-def id_counts(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> npt.NDArray[np.uint8]:
+def id_counts(case: Case, fold_accents: bool, alphabet: str, rare: str) -> npt.NDArray[np.uint8]:
     """Return the number of ids of every code point, without marks of capital letters, uint8 [0x110000]."""
     counts = np.ones(CODE_POINTS, dtype=np.uint8)
-    for point, symbols in spelling_table(mode, fold_accents, alphabet, rare).items():
+    for point, symbols in spelling_table(case, fold_accents, alphabet, rare).items():
         counts[point] = len(symbols)
     return counts
 
 
 @cache
 def capital_letters(fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.bool_]:
-    """Return a mask of the letters that the mode ``marked`` marks, bool [0x110000].
+    """Return a mask of the letters that the case ``keep`` marks, bool [0x110000].
 
     These are the letters that the encoder reads in lower case, except rare characters.
     """
-    table = id_table("marked", fold_accents, alphabet, rare, is_custom)
+    table = id_table("keep", fold_accents, alphabet, rare, is_custom)
     known = {*np.flatnonzero(table[:FOLDING_END] != BLANK).tolist()}
-    known |= spelling_table("marked", fold_accents, alphabet, "").keys()
+    known |= spelling_table("keep", fold_accents, alphabet, "").keys()
     is_capital = np.zeros(CODE_POINTS, dtype=np.bool_)
     is_capital[[point for point in known if chr(point).lower() != chr(point)]] = True
     return is_capital

@@ -102,8 +102,7 @@ class WordHasher:
         self._value[: len(characters)] = [1 + (code if same < 0 else same) for code, same in enumerate(lower)]
         self._kind = np.zeros(256, np.uint8)
         self._kind[: len(characters)] = [_kind(character) for character in characters]
-        ends = (PAIR, PAIR_END) if encoder.in_reading_order else (PAIR_END, PAIR)
-        self._kind[len(characters) : encoder.num_ids] = np.repeat(ends, encoder.pair_base)
+        self._kind[len(characters) : encoder.num_ids] = np.repeat((PAIR_END, PAIR), encoder.pair_base)
         self._kind[PAD_UNK_ID] = OUTSIDE
         length = encoder.feature_len
         self._powers = _powers(RADIX, length)

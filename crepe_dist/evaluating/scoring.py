@@ -62,7 +62,7 @@ def score(args: Any, group: ProcessGroup) -> None:
     )
     if group.is_root:
         checkpoint.log_model_in_use(path, args.checkpoint)
-    opened = group.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
+    opened = group.run_on_all("model", lambda: open_checkpoint(path))
     predictor = opened.to(args.device, group)
     columns = ColumnSpec(args.label, args.text, labels=split_names(args.label_columns))
     explicit = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
@@ -140,7 +140,7 @@ def _write(
         print(
             f"\nwarning: the accuracy {' and '.join(lost)} is more than {100 * MAX_LOSS:g} percentage points lower",
             "why: capital letters indicate the class in the training texts, so the model relies on them",
-            "do: if such texts occur, prepare the data with --mode paper",
+            "do: if such texts occur, prepare the data with --case fold",
             sep="\n  ",
         )
     if args.mistakes is not None and scores.is_correct is not None:

@@ -1,3 +1,3 @@
 """Export of trained networks for other programs."""
 
-FORMATS = ("onnx", "web", "crepe", "huggingface", "mlflow")
+FORMATS = ("onnx", "web", "crepe", "huggingface")

@@ -19,7 +19,7 @@ from crepe_dist.data import markup
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import hub_and_mlflow
+from crepe_dist.exporting import hub
 from crepe_dist.files.atomic_write import fsync, name_path_in_errors
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.model import weights_io
@@ -162,10 +162,7 @@ def _export_files(predictor: Predictor, export_format: str, folder: Path) -> Cla
     predictor.save(folder)
     if export_format == "huggingface":
         extras.require("export", "a model card")
-        hub_and_mlflow.write_card(predictor, folder)
-    elif export_format == "mlflow":
-        columns = checkpoint.read_preprocessor(predictor.metadata).columns or ("text",)
-        hub_and_mlflow.write_mlmodel(predictor, columns, folder)
+        hub.write_card(predictor, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
 
 

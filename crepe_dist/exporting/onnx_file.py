@@ -122,12 +122,12 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     wider = node("Pad", spelled, graph.sizes(0, 0, 0, 1), PAD_UNK_ID)
     place = node("Where", is_code, node("Sub", ends, 1), width)
     codes = node("ScatterElements", wider, place, spelled, axis=1)
-    # If a text is too long, only its first and last ids are read, with blanks between them. All modes except
+    # If a text is too long, only its first and last ids are read, with blanks between them. All cases except
     # ``notebook`` read texts in reverse.
     count = node("Min", number, length)
     longest = node("Max", node("ReduceMax", count, keepdims=0), 1)
     place = node("Range", 0, longest, 1)
-    if encoding.mode != "notebook":
+    if not encoding.in_reading_order:
         place = node("Sub", node("Sub", count, 1), place)
     is_cut = node("Greater", number, length)
     is_tail = node("And", is_cut, node("Not", node("Less", place, length - tail)))
@@ -154,7 +154,7 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
 
 
 def _marks(graph: GraphBuilder, encoding: CharEncoder, row: str, num_rows: int) -> str:
-    """Add nodes that find the marks of capital letters, as ``CharEncoder`` does in the mode ``marked``.
+    """Add nodes that find the marks of capital letters, as ``CharEncoder`` does in the case ``keep``.
 
     Args:
         row: Name of the row of each character in the table of ``_spellings``, [batch, characters].

@@ -5,8 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from functools import lru_cache, partial
-from types import SimpleNamespace
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing
 from crepe_dist.preparing.remote import is_url
 
-# The process may have many threads, for example in an MLflow server. The lock ensures that the model is opened once.
+# The process may have many threads. The lock ensures that the model is opened once.
 _lock = threading.Lock()
 
 
@@ -139,8 +138,3 @@ def _append_columns(frame: Any, added: pd.DataFrame) -> Any:
     arrays = [pa.array(added[field.name], field.type) for field in fields]
     schema = pa.schema([*frame.schema, *fields], frame.schema.metadata)
     return type(frame).from_arrays([*frame.columns, *arrays], schema=schema)
-
-
-def _load_pyfunc(path: str) -> Any:
-    """Open a folder of ``export --format mlflow``. MLflow requires the names ``_load_pyfunc`` and ``predict``."""
-    return SimpleNamespace(predict=partial(predict_frame, load(path)))

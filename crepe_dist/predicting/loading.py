@@ -32,9 +32,8 @@ UNREACHABLE = 2.0  # Threshold that no probability reaches.
 def load(
     checkpoint_or_run: str | Path | None = None,
     *,
-    mode: str | None = None,
-    feature_len: int | None = None,
     classes: Sequence[str] | None = None,
+    feature_len: int | None = None,
     device: str = "auto",
     min_probability: float | str = 0.0,
     min_precision: float | None = None,
@@ -46,10 +45,9 @@ def load(
         checkpoint_or_run: A .params file, a run folder, a model folder, or the URL of a model folder. In a run folder,
             the selected checkpoint is opened. If the argument is ``None``, the newest finished run in ``runs/`` is
             opened.
-        mode: Character encoding of external weights, which have no ``.json`` file. ``notebook`` is the encoding of the
-            original Gluon notebook. ``mode``, ``feature_len`` and ``classes`` are only allowed for external weights.
+        classes: Class names in the order of the outputs, for weights of the original Gluon notebook. These weights have
+            no ``.json`` file. ``classes`` and ``feature_len`` are only allowed for these weights.
         feature_len: Number of characters that the network reads. Default: 1014.
-        classes: Class names in the order of the outputs.
         device: ``auto``, ``gpu`` or ``cpu``.
         min_probability: Threshold, 0 to 1. Predictions with a lower probability are ``rejected``. ``auto`` selects the
             model's own threshold, which 95 % of its validation texts reach.
@@ -63,7 +61,7 @@ def load(
         UserError: There is no checkpoint, or the metadata do not match the parameters.
     """
     path = checkpoint.resolve_model(None if checkpoint_or_run is None else str(checkpoint_or_run))
-    predictor = open_checkpoint(path, mode, feature_len, classes).to(device)
+    predictor = open_checkpoint(path, classes, feature_len).to(device)
     _set_thresholds(predictor, min_probability, min_precision)
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}", remedy="give at least 1, or leave it out")
@@ -78,7 +76,7 @@ def load_for_command(flags: "ModelFlags", **options: Any) -> Predictor:
         options: Other arguments of ``load``.
     """
     path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint), flags.checkpoint)
-    return load(path, **flags.external_weights_kwargs(), **options)
+    return load(path, **options)
 
 
 def _set_thresholds(predictor: Predictor, min_probability: float | str, min_precision: float | None) -> None:
@@ -112,25 +110,23 @@ def _set_thresholds(predictor: Predictor, min_probability: float | str, min_prec
     predictor.min_probability = float(min_probability)
 
 
-def open_checkpoint(
-    path: Path, mode: str | None = None, feature_len: int | None = None, classes: Sequence[str] | None = None
-) -> Predictor:
+def open_checkpoint(path: Path, classes: Sequence[str] | None = None, feature_len: int | None = None) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     metadata, arrays = checkpoint.read_metadata(path), weights_io.load(path)
     network: dict[str, Any] | None = None
     calibration, composition = UNCALIBRATED, DEFAULT_PREPROCESSOR
     if metadata is None:
-        if mode is None or classes is None:
+        if classes is None:
             raise UserError(
                 f"{path} does not say how it was trained: there is no {path.with_suffix('.json').name} beside it",
-                remedy="add --mode (notebook: the original notebook's), --classes, and --feature-len unless it is 1014",
+                remedy="if it belongs to the original notebook, open it in Python: crepe_dist.load(path, classes=[…])",
             )
         metadata, classes = {}, list(classes)
-        encoding = CharEncoder(mode, feature_len or DEFAULT_LENGTH)  # type: ignore[arg-type]
-    elif (mode, feature_len, classes) != (None, None, None):
+        encoding = CharEncoder("notebook", feature_len or DEFAULT_LENGTH)
+    elif (classes, feature_len) != (None, None):
         raise UserError(
             f"{path} already has a description, {path.with_suffix('.json').name}",
-            remedy="remove --mode, --feature-len and --classes",
+            remedy="remove classes and feature_len",
         )
     else:
         encoding, classes, network = checkpoint.parse_metadata(path, metadata)

@@ -32,7 +32,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
-from crepe_dist.preparing.fit_encoder import fit_encoder, fit_mode
+from crepe_dist.preparing.fit_encoder import fit_case, fit_encoder
 from crepe_dist.preparing.grouping import Grouping
 from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
@@ -161,9 +161,9 @@ def build_dataset(
         )
     preprocessor = TextPreprocessor(tuple(text_columns), spec.read_options.strip_html, feature_columns)
     fitted = collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
-    if spec.fit_mode:
+    if spec.fit_case:
         chosen = np.flatnonzero(assignment == TRAIN)
-        spec = fit_mode(spec, collected.subset(chosen), labels[chosen], preprocessor, print_line)
+        spec = fit_case(spec, collected.subset(chosen), labels[chosen], preprocessor, print_line)
     encoder = spec.encoder
     if len(fitted):
         encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)

@@ -81,7 +81,7 @@ def capital_information(
     """
     step = -(-len(training) // MAX_CASE_ROWS)
     texts = [preprocessor.without_html_stripping.text(text) for text in training[::step].texts()]
-    encoder, labels = CharEncoder("marked"), labels[::step]
+    encoder, labels = CharEncoder("keep"), labels[::step]
     ends = np.cumsum([0, *map(len, texts)])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     if is_fitted:
@@ -104,7 +104,7 @@ def capital_information(
     return float((information - chance) / -(class_probs * np.log(class_probs)).sum())
 
 
-def fit_mode(
+def fit_case(
     spec: PreparationSpec,
     training: RowSubset,
     labels: npt.NDArray[np.int32],
@@ -120,9 +120,9 @@ def fit_mode(
     """
     information = capital_information(training, labels, preprocessor, is_fitted=spec.fit_alphabet != FIXED)
     is_marked = information >= MIN_CAPITAL_INFORMATION
-    decision = "mode marked: capital letters are marked" if is_marked else "mode paper: case is ignored"
+    decision = "case keep: capital letters are marked" if is_marked else "case fold: case is ignored"
     print_line(f"{decision}; capital letters indicate {percent(max(0.0, information))} of the class")
-    return replace(spec, encoder=replace(spec.encoder, mode="marked", alphabet="")) if is_marked else spec
+    return replace(spec, encoder=replace(spec.encoder, case="keep", alphabet="")) if is_marked else spec
 
 
 def fit_encoder(
@@ -176,7 +176,7 @@ def fit_encoder(
 
 
 def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> CharEncoder:
-    alphabet, rare = frequent_alphabet(counts, encoding.mode)
+    alphabet, rare = frequent_alphabet(counts, encoding.case)
     return replace(encoding, alphabet=alphabet, two_id_characters=rare, fold_accents=False)
 
 

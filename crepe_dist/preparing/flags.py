@@ -29,7 +29,6 @@ from crepe_dist.settings.fields import (
     ANY_TEXT,
     COLUMN,
     MAX_DOCUMENT_LENGTH,
-    MODES,
     NON_EMPTY,
     PATH_ARGUMENT,
     Choice,
@@ -44,7 +43,7 @@ from crepe_dist.settings.options import MAX_AUTO_LENGTH
 
 # Value of --feature-len and --alphabet that requests fitting to the training texts.
 AUTO = "auto"
-# Value of --alphabet that selects the standard alphabet of the mode.
+# Value of --alphabet that selects the standard alphabet of the case.
 STANDARD = "standard"
 # Values of --labels, mapped to the kind of labels that manifests store.
 LABELS_CHOICES = {"single": SINGLE_LABEL, "multilabel": MULTILABEL, "soft": SOFT}
@@ -171,13 +170,12 @@ class PreparationFlags(ColumnFlags, Command):
         Choice(DEDUPE),
     )
     seed: int = setting(0, "Random seed of the sampling and of the splits.", int_range(0, (1 << 32) - 1))
-    mode: str = setting(
+    case: str = setting(
         AUTO,
-        "Encoding of the texts. auto: marked if the use of capital letters indicates the class, otherwise paper. "
-        "paper: lower case, read in reverse order. marked: like paper, and marks indicate capital letters, so that a "
-        "word keeps its characters in any case. full: upper and lower case, read in reverse order. notebook: read in "
-        "order; upper-case letters and line breaks are unknown characters.",
-        Choice((*MODES, AUTO)),
+        "Case of the texts. auto: keep if the use of capital letters indicates the class, otherwise fold. keep: marks "
+        "indicate capital letters, so that a word keeps its characters in any case. fold: upper case is read as lower "
+        "case.",
+        Choice((AUTO, "keep", "fold")),
     )
     feature_len: Any = setting(
         None,
@@ -191,7 +189,7 @@ class PreparationFlags(ColumnFlags, Command):
     )
     alphabet: str | None = setting(
         None,
-        "Known characters. standard: the standard alphabet of --mode. auto: an alphabet learned from the training "
+        "Known characters. standard: the standard alphabet of --case. auto: an alphabet learned from the training "
         "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
         f"learned alphabet raises the coverage of the characters or texts by at least {100 * MIN_COVERAGE_GAIN:g} "
         "percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
@@ -265,10 +263,10 @@ class PreparationFlags(ColumnFlags, Command):
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         is_fixed = self.alphabet not in (None, AUTO, STANDARD)
         characters = _read_alphabet(Path(self.alphabet or "")) if is_fixed else ("", "")
-        mode: Any = self.mode
-        if mode == AUTO:  # A given alphabet with marks is the alphabet of a model that reads capital letters.
-            mode = "marked" if set(MARKS) <= set(characters[0]) else "paper"
-        encoding = CharEncoder(mode, MAX_AUTO_LENGTH if length == AUTO else length, None, *characters)
+        case: Any = self.case
+        if case == AUTO:  # A given alphabet with marks is the alphabet of a model that reads capital letters.
+            case = "keep" if set(MARKS) <= set(characters[0]) else "fold"
+        encoding = CharEncoder(case, MAX_AUTO_LENGTH if length == AUTO else length, None, *characters)
         split = SplitOptions(
             test=self.test if isinstance(self.test, float) else 0.2,
             validation=self.validation if isinstance(self.validation, float) else None,
@@ -278,16 +276,13 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        # Mode notebook exists for the published weights of the original notebook. These weights require the standard
-        # alphabet.
-        is_fitted = self.alphabet is None and self.mode != "notebook"
         return PreparationSpec(
             encoding,
             split,
             options,
             fit_length=length == AUTO,
-            fit_mode=self.mode == AUTO and not is_fixed,
-            fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
+            fit_case=self.case == AUTO and not is_fixed,
+            fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if self.alphabet is None else FIXED,
             max_bad=self.max_bad,
             corrections=corrections,
         )
@@ -305,12 +300,6 @@ class PreparationFlags(ColumnFlags, Command):
             numbers=self.number,
             groups=tuple(dict.fromkeys(self.group)),
         )
-        if columns.feature_columns and self.mode == "notebook":
-            raise UserError(
-                "--mode notebook cannot be combined with --category and --number",
-                "the values of these columns follow the text, and this mode reads only the beginning",
-                "leave out --mode",
-            )
         return ReadOptions(self.input_format, self.header, columns, label_format, self.strip_html, self.encoding)
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
@@ -385,8 +374,8 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
     if not encoding.is_custom:
         raise UserError(
             f"--alphabet: {path} has no custom alphabet",
-            f"it uses the standard alphabet of the mode {encoding.mode}",
-            f"leave out --alphabet and pass --mode {encoding.mode}",
+            "it uses the standard alphabet",
+            f"leave out --alphabet and pass --case {encoding.case}",
         )
     frequent, rare = (
         sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.two_id_characters)

@@ -58,7 +58,7 @@ def prepare_sample(out: Path, render_page: Callable[[dict[str, Any]], str] | Non
         render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
             written.
     """
-    spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT, fit_mode=True)
+    spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT, fit_case=True)
     prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, render_page=render_page)
 
 
@@ -87,7 +87,7 @@ def prepare(
         render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
             written.
         show_progress: Function to call with the progress.
-        print_line: Function that prints how the sources are read, and which mode is chosen.
+        print_line: Function that prints how the sources are read, and which case is chosen.
 
     Returns:
         The numbers of the report.

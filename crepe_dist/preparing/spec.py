@@ -30,7 +30,7 @@ class PreparationSpec:
         split: Rules for sampling rows and dividing them into splits.
         read_options: Format, columns, labels and encoding of the source files.
         fit_length: Fit the maximum length of the encoder to the training texts; see ``fit_encoder.fit_length``.
-        fit_mode: Use the mode ``marked`` instead of the mode of ``encoder`` if capital letters indicate the class; see
+        fit_case: Use the case ``keep`` instead of the case of ``encoder`` if capital letters indicate the class; see
             ``fit_encoder.capital_information``.
         fit_alphabet: Choice of the alphabet. ``fixed`` uses the alphabet of ``encoder``. ``always`` learns an alphabet
             from the training texts. ``if_needed`` learns an alphabet if it covers clearly more of the training texts.
@@ -45,7 +45,7 @@ class PreparationSpec:
     split: SplitOptions = field(default_factory=SplitOptions)
     read_options: ReadOptions = field(default_factory=ReadOptions)
     fit_length: bool = False
-    fit_mode: bool = False
+    fit_case: bool = False
     fit_alphabet: FitAlphabet = FIXED
     max_bad: float = MAX_BAD
     corrections: "Corrections | None" = None

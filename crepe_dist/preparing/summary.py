@@ -60,7 +60,7 @@ def build_data_report(
         "encoding": built.encoder.to_dict(),
         "fit": {
             "length": spec.fit_length,
-            "alphabet": spec.fit_alphabet != FIXED and known - values != {*STANDARD_ALPHABETS[built.encoder.mode]},
+            "alphabet": spec.fit_alphabet != FIXED and known - values != {*STANDARD_ALPHABETS[built.encoder.case]},
             "characters": len(known - values),
             "rare": len(set(built.encoder.two_id_characters) - values),
         },

@@ -26,11 +26,9 @@ MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
 MAX_TERMINAL_ITEMS = 4  # Maximum number of unknown characters, and of reasons, on the terminal.
 LABEL_CELLS = 32  # Maximum width of a class name, in characters.
 GAP = 2  # Space between two columns, in characters.
-MODES = {
-    "paper": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
-    "full": "upper and lower case are distinct, and line breaks are read as spaces; texts are read in reverse",
-    "marked": "upper case is read as lower case after a mark, and line breaks as spaces; texts are read in reverse",
-    "notebook": "upper case and line breaks are unknown; texts are read forwards",
+CASES = {
+    "fold": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
+    "keep": "upper case is read as lower case after a mark, and line breaks as spaces; texts are read in reverse",
 }
 # A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of segments. A segment
 # consists of a start, a size and a colour.
@@ -142,7 +140,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         )
 
     statements["encoding"] = [
-        f"{encoding['mode']}: {MODES[encoding['mode']]}",
+        f"{encoding['case']}: {CASES[encoding['case']]}",
         f"if a text is longer than {feature_len} characters, only {describe_truncation(encoding)} are read",
         f"alphabet of {number(fit['characters'])} characters"
         + (", learned from the training texts" if fit["alphabet"] else "")

@@ -46,9 +46,7 @@ MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format cre
 SCORES_SUFFIX = ".scores.json"
 # The two models of a run with unlabelled texts, in ``result.json``.
 SUPERVISED, STUDENT = "supervised model", "student"
-OTHER_CHECKPOINT_HINT = (
-    "choose another checkpoint, or delete the .json to load the file as parameters of another program"
-)
+OTHER_CHECKPOINT_HINT = "choose another checkpoint"
 Json = dict[str, Any]
 EPOCH_PATTERN = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 # Names of the files of checkpoints; see ``file_name``.

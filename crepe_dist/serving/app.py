@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -32,7 +31,7 @@ from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import REJECTED, Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page
-from crepe_dist.serving import open_inference, requests
+from crepe_dist.serving import requests
 from crepe_dist.serving.batching import DynamicBatcher
 from crepe_dist.serving.requests import HttpError, JsonResponse, JsonTextResponse, RequestLimitMiddleware
 from crepe_dist.settings.options import ServiceOptions
@@ -165,22 +164,16 @@ def create_app(
         metrics.count_predictions(predictions)
         return predictions
 
-    def check_ready() -> None:
-        if not batcher.is_working:
-            raise HttpError(503, "the service is stopping")
-
     async def explain(text: str, top: int) -> Response:
         requests.check_size([text], options)
         explanation = await wait(batcher.explain(text))
         metrics.count_predictions([explanation.prediction])
         return JsonTextResponse(json_record(explanation.prediction, top, explanation))
 
-    body_schema = requests.describe_body(requests.PredictRequest)
-
-    @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=body_schema)
+    @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=requests.describe_body())
     async def predict(request: Request) -> Response:
         requests.check_type(request.headers)
-        parsed = requests.parse(requests.PredictRequest, await request.body(), EXAMPLE)
+        parsed = requests.parse(await request.body(), EXAMPLE)
         texts = parsed.all_texts(model.composition)
         if parsed.explain:
             return await explain(texts[0], parsed.top)
@@ -189,7 +182,8 @@ def create_app(
 
     @app.get(HEALTH, summary="Check that the service can predict")
     async def health() -> Response:
-        check_ready()
+        if not batcher.is_working:
+            raise HttpError(503, "the service is stopping")
         return JsonResponse({"status": "ready", "checkpoint": model.path.name})
 
     @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
@@ -200,32 +194,22 @@ def create_app(
     async def show_page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
-    open_inference.add_routes(app, model, options.model_name, classify, check_ready)
-
     @app.exception_handler(UserError)
     async def refuse(request: Request, error: UserError) -> Response:
         http_error = error if isinstance(error, HttpError) else HttpError(500, error.what, error.why, error.remedy)
-        return http_error.response(request.url.path)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_header(request: Request, error: RequestValidationError) -> Response:
-        return HttpError(422, "a header is invalid", error.errors()[0]["msg"]).response(request.url.path)
+        return http_error.response()
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase.lower()
-        response = HttpError(error.status_code, phrase, remedy=f"{DESCRIPTION} lists the paths").response(
-            request.url.path
-        )
+        response = HttpError(error.status_code, phrase, remedy=f"{DESCRIPTION} lists the paths").response()
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
         # After it has sent this response, Starlette raises the error again, and ``MetricsMiddleware`` prints it.
-        return HttpError(500, "the service failed", remedy="try again").response(request.url.path)
+        return HttpError(500, "the service failed", remedy="try again").response()
 
-    *protocol_paths, infer_path = open_inference.paths(options.model_name)
-    limited_app = RequestLimitMiddleware(app, options, (PREDICT, infer_path))
-    counted_paths = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *protocol_paths, infer_path)
-    return MetricsMiddleware(limited_app, metrics, counted_paths, log)
+    limited_app = RequestLimitMiddleware(app, options, PREDICT)
+    return MetricsMiddleware(limited_app, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION), log)

@@ -3,8 +3,7 @@
 import asyncio
 import ipaddress
 import json
-from collections.abc import Collection
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,7 +24,6 @@ from crepe_dist.preparing.dataframe_source import format_value
 from crepe_dist.settings.options import ServiceOptions
 
 DEFAULT_TOP = 5  # Default number of classes in a prediction.
-PROTOCOL = "/v2"  # Root of the paths of the Open Inference Protocol.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -34,7 +32,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-Schema = TypeVar("Schema", bound=BaseModel)
 Value = str | int | float | bool | None  # Value of a column.
 
 
@@ -144,22 +141,21 @@ class HttpError(UserError):
         if closes:
             self.headers["Connection"] = "close"
 
-    def response(self, path: str) -> Response:
-        """Return the HTTP response. On paths of the Open Inference Protocol, the error is a single string."""
+    def response(self) -> Response:
+        """Return the HTTP response."""
         parts = {"what": self.what, "why": self.why, "do": self.remedy}
         parts = {key: value for key, value in parts.items() if value}
-        is_protocol = path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
-        return JsonResponse({"error": "; ".join(parts.values()) if is_protocol else parts}, self.status, self.headers)
+        return JsonResponse({"error": parts}, self.status, self.headers)
 
 
-def parse(schema: type[Schema], body: bytes, remedy: str) -> Schema:
+def parse(body: bytes, remedy: str) -> PredictRequest:
     """Parse the JSON of a request.
 
     Raises:
         HttpError: 400 if the body is not JSON, 422 if the body does not match the schema.
     """
     try:
-        return schema.model_validate_json(body)
+        return PredictRequest.model_validate_json(body)
     except ValidationError as error:
         is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
         what = "the request does not match the schema" if is_json else "the request is not JSON"
@@ -172,9 +168,9 @@ def _describe_first_mismatch(error: ValidationError) -> str:
     return escape_controls(": ".join(filter(None, [".".join(map(str, first["loc"]))[:80], first["msg"]])))
 
 
-def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
+def describe_body() -> dict[str, Any]:
     """Return the OpenAPI description of a request's body. FastAPI cannot infer it, because ``parse`` reads the body."""
-    content = {JsonResponse.media_type: {"schema": schema.model_json_schema()}}
+    content = {JsonResponse.media_type: {"schema": PredictRequest.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -214,11 +210,11 @@ class RequestLimitMiddleware:
     Args:
         app: Application.
         options: Limits.
-        predicting: Paths that return predictions. Only requests to these paths have a body and count towards the
-            queue limit.
+        predicting: Path that returns predictions. Only requests to this path have a body and count towards the queue
+            limit.
     """
 
-    def __init__(self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, options: ServiceOptions, predicting: str) -> None:
         self.app = app
         self.options = options
         self.predicting = predicting
@@ -239,12 +235,12 @@ class RequestLimitMiddleware:
             self._check_host(Headers(scope=scope).get("host", ""))
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # The server omits the body of the response.
-            if scope["path"] in self.predicting:
+            if scope["path"] == self.predicting:
                 await self._predict(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive, send_with_headers)
         except HttpError as error:
-            await error.response(scope["path"])(scope, receive, send_with_headers)
+            await error.response()(scope, receive, send_with_headers)
 
     def _check_host(self, host: str) -> None:
         """Reject unknown host names, as a protection against DNS rebinding.

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crepe_dist.errors import UserError
 
-Mode = Literal["paper", "full", "marked", "notebook"]
-MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
+Case = Literal["fold", "keep", "notebook"]
+CASES: tuple[Case, ...] = get_args(Case)  # How a character encoder reads case; see data/char_encoder.py.
 MAX_DOCUMENT_LENGTH = 1 << 20  # Maximum document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.

@@ -20,14 +20,11 @@ from typing import Any, ClassVar, NoReturn
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files.output_streams import find_write_problem
-from crepe_dist.files.safe_read import read_names
 from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
     FORMATS,
     HEADERS,
-    MAX_DOCUMENT_LENGTH,
-    MODES,
     NON_EMPTY,
     Choice,
     Range,
@@ -37,7 +34,6 @@ from crepe_dist.settings.fields import (
     Wrapped,
     did_you_mean,
     float_range,
-    int_range,
     invalid_value_error,
     kind_of,
     qualified_name,
@@ -298,7 +294,7 @@ class ColumnFlags(Settings):
 
 @dataclass
 class ModelFlags(Settings):
-    """Flags of commands that open a model. The model may be a weights file of another program."""
+    """Flags of commands that open a model."""
 
     checkpoint: str | None = setting(
         None,
@@ -307,28 +303,6 @@ class ModelFlags(Settings):
         NON_EMPTY,
         positional="?",
     )
-    mode: str | None = setting(
-        None, "Encoding that the texts had in training. Only for parameters of another program.", Choice(MODES)
-    )
-    feature_len: int | None = setting(
-        None,
-        "Maximum length in characters of a document. Only for parameters of another program. Default: 1014.",
-        int_range(1, MAX_DOCUMENT_LENGTH),
-    )
-    classes: str | None = setting(
-        None,
-        "Classes in the order of training: a,b,c, or a file with one name per line. Only for parameters of another "
-        "program.",
-        NON_EMPTY,
-    )
-
-    def external_weights_kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``load`` for a weights file of another program."""
-        return {
-            "mode": self.mode,
-            "feature_len": self.feature_len,
-            "classes": _class_names(self.classes),
-        }
 
 
 @dataclass
@@ -336,21 +310,6 @@ class DeviceFlag(Settings):
     """Flag of commands that can compute on a GPU."""
 
     device: str = setting("auto", "Device. auto: a GPU if there is one, otherwise the CPU.", Choice(DEVICES))
-
-
-def _class_names(value: str | None) -> tuple[str, ...] | None:
-    """Return the class names in the value of ``--classes``, which is a file name or a comma-separated list."""
-    if value is None:
-        return None
-    path = Path(value)
-    if path.is_file():
-        return tuple(read_names(path))
-    if "," not in value:
-        raise UserError(f"--classes {value} is no file and has no comma", remedy="give a file, or names such as a,b,c")
-    names = tuple(name.strip() for name in value.split(","))
-    if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--classes {value}: a name is empty or given twice", remedy="give each class its own name")
-    return names
 
 
 def check_folder(path: Path) -> None:

@@ -5,7 +5,6 @@ the setting specifies another unit.
 """
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,6 @@ from crepe_dist.settings.fields import (
     PATH,
     Boolean,
     Settings,
-    String,
     ValueType,
     float_range,
     int_range,
@@ -368,7 +366,6 @@ class SafetyOptions(Settings, group="safety"):
 
 
 DEFAULT_PORT = 8080  # Default port of the HTTP service.
-MODEL_NAME = String("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
 
 
 @dataclass
@@ -379,7 +376,6 @@ class ServiceOptions(Settings):
         names: Host names in lower case. The service answers requests to these names, to IP addresses and to localhost.
     """
 
-    model_name: str = setting("crepe", "Name of the model in /v2/models/NAME (Open Inference Protocol).", MODEL_NAME)
     max_chars: int = setting(
         100_000, "Maximum number of characters in a text, including its title.", int_range(1, MAX_DOCUMENT_LENGTH)
     )

@@ -27,7 +27,7 @@ from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
 # Fraction of the training texts that are read as if they were typed in lower case or in capitals. It has an effect only
-# on data prepared with --mode marked.
+# on data prepared with --case keep.
 CASE_NOISE = 0.2
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.

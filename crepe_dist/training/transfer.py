@@ -157,7 +157,7 @@ def _check_encoding(
     if not encoding.same_mapping(trained_on) or not (any_length or encoding.feature_len == trained_on.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
-            f"mode {trained_on.mode} and {trained_on.feature_len:,} characters, not {encoding.mode} and "
+            f"case {trained_on.case} and {trained_on.feature_len:,} characters, not {encoding.case} and "
             f"{encoding.feature_len:,}; or the alphabets differ",
             f"repeat prepare with {trained_on.flags(path.with_suffix('.json'))}",
         )

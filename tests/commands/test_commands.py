@@ -7,6 +7,7 @@ import pty
 import shlex
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ def place(data, tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
+    (folder / "few.xlsx").touch()
     more = ("--epochs=8", "--optimizer=adam", "--learning-rate=0.003")
     train("--data", "data/three", *QUICK, *more, cwd=folder)
     return folder
@@ -35,10 +37,10 @@ def place(data, tmp_path_factory):
 
 def test_prepare(tmp_path, complaint, printed_by):
     write_csv(tmp_path / "mine.csv", 100, 0)
-    printed = printed_by("prepare", "mine.csv", "--out", "out", "--feature-len", 123, "--mode", "full", cwd=tmp_path)
+    printed = printed_by("prepare", "mine.csv", "--out", "out", "--feature-len", 123, "--case", "keep", cwd=tmp_path)
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
-    assert open_dataset(tmp_path / "out").encoder.mode == "full"
+    assert open_dataset(tmp_path / "out").encoder.case == "keep"
     assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")
@@ -108,7 +110,7 @@ class TestPredict:
         printed_by("predict", *flags, cwd=place)
         assert (
             "1 of 2 texts is longer than 123 characters: the network reads only the first 61 and the last 61 "
-            "characters; to read everything, pass --windows\n"
+            "characters\n"
         ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
@@ -147,9 +149,7 @@ class TestPredict:
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
-            (["--text", "x", "--windows", "--explain"], "does not support --explain"),
-            (["--text", "x", "--min-score", "0.5"], "requires a class"),
-            (["--text", "x", "--score-class", "fourth"], "the classes are first, second, third"),
+            (["--file", "few.xlsx"], "save it as CSV"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
@@ -265,18 +265,21 @@ class TestEvaluate:
             assert mine.pop("loss") == pytest.approx(theirs.pop("loss"), abs=1e-6)
         assert one == three
 
-    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, printed_by, complaint):
+    def test_parameters_of_the_notebook_need_their_classes(self, tmp_path):
         foreign = tmp_path / "foreign.params"
         weights_io.save(initial(PaperConfig(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
-        told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
-        assert "accuracy" in printed_by("evaluate", foreign, "--data", place / "data" / "three", *told)
-        for flags, message in (
-            ((), "does not say how it was trained"),
-            (("--mode", "paper", "--classes", "a,b"), "do not fit documents of 1014"),
-            (("--mode", "full", "--feature-len", 123, "--classes", "a,b,c"), "the encoding has 95"),
-            (("--mode", "paper", "--feature-len", 123, "--classes", "a,b"), "3 outputs, but 2 classes"),
-        ):
-            assert message in complaint("predict", foreign, "--text", "x", *flags, cwd=tmp_path)
+        predictor = crepe_dist.load(foreign, classes=["first", "second", "third"], feature_len=FEATURE_LEN)
+        assert predictor.predict(["a text"])[0].label in predictor.classes
+        predictor.save(tmp_path / "saved")
+        cases: tuple[tuple[Any, dict[str, Any], str], ...] = (
+            (foreign, {}, "does not say how it was trained"),
+            (foreign, {"classes": "ab"}, "do not fit documents of 1014"),
+            (foreign, {"classes": "ab", "feature_len": FEATURE_LEN}, "3 outputs, but 2 classes"),
+            (tmp_path / "saved", {"classes": "abc"}, "already has a description"),
+        )
+        for path, arguments, message in cases:
+            with pytest.raises(UserError, match=message):
+                crepe_dist.load(path, **arguments)
 
 
 def test_a_wrong_number_of_threads_is_told(tmp_path, monkeypatch, complaint):

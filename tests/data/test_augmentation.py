@@ -114,7 +114,7 @@ def test_changed_case_is_that_of_the_changed_text(name, upper):
 
 
 def test_a_text_that_gets_too_long_loses_its_middle():
-    encoder = CharEncoder("marked", 7)
+    encoder = CharEncoder("keep", 7)
     result = change_case(encoder.encode(["a b c d"]), np.array([True]), encoder)
     assert (result == encoder.encode(["A B C D"])).all()
 
@@ -122,7 +122,7 @@ def test_a_text_that_gets_too_long_loses_its_middle():
 def test_case_noise_changes_a_fraction_of_the_rows_anew_in_each_epoch(tmp_path):
     lines = [f"{'ab'[number % 2]},Text {number}" for number in range(200)]
     (tmp_path / "train.csv").write_text("\n".join(["label,text", *lines]))
-    crepe_dist.prepare(tmp_path / "train.csv", tmp_path / "data", mode="marked", test=0)
+    crepe_dist.prepare(tmp_path / "train.csv", tmp_path / "data", case="keep", test=0)
     dataset = open_dataset(tmp_path / "data")
     split, encoder = dataset.splits["train"], dataset.encoder
     rows = np.arange(len(split))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workloads import notebook_encode
 
-from crepe_dist.data.char_encoder import ALPHABET, FULL_ALPHABET, PAD_UNK_ID, CharEncoder, describe_truncation
+from crepe_dist.data.char_encoder import ALPHABET, PAD_UNK_ID, CharEncoder, describe_truncation
 from crepe_dist.data.characters import (
     CAPITAL,
     CAPITALS,
@@ -24,37 +24,34 @@ from crepe_dist.data.characters import (
     sort_alphabet,
 )
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import MODES
+from crepe_dist.settings.fields import CASES
 from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 
 
 @pytest.mark.parametrize(
-    ("mode", "text", "expected"),
+    ("case", "text", "expected"),
     [
-        ("paper", "Abc", [2, 1, 0, PAD_UNK_ID, PAD_UNK_ID]),
-        ("paper", "0123abc", [2, 1, PAD_UNK_ID, 27, 26]),  # The middle is removed.
-        ("paper", "straße", [4, 18, PAD_UNK_ID, 19, 18]),
-        ("paper", "Été", [4, 19, 4, PAD_UNK_ID, PAD_UNK_ID]),
-        ("paper", "a中\nb", [1, ALPHABET.index(" "), PAD_UNK_ID, 0, PAD_UNK_ID]),
-        ("paper", "\r\n\t\u2028\u3000", [ALPHABET.index(" ")] * 5),
-        ("full", "Æß", [18, 18, 40, 36, PAD_UNK_ID]),
-        ("paper", "ŁøĐþ", [7, 19, 3, 14, 11]),
-        ("paper", "İK", [10, 8, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),  # dotted capital I, Kelvin sign
-        ("full", "Ab", [1, 36, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
-        ("full", "Éb", [1, 40, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
-        ("marked", "Ab", [1, 0, 69, PAD_UNK_ID, PAD_UNK_ID]),
-        ("marked", "aBC", [2, 1, 70, 0, PAD_UNK_ID]),
-        ("marked", "A B", [1, 69, ALPHABET.index(" "), 0, 69]),
-        ("marked", "ẞ中A", [0, 69, PAD_UNK_ID, 18, 69]),
+        ("fold", "Abc", [2, 1, 0, PAD_UNK_ID, PAD_UNK_ID]),
+        ("fold", "0123abc", [2, 1, PAD_UNK_ID, 27, 26]),  # The middle is removed.
+        ("fold", "straße", [4, 18, PAD_UNK_ID, 19, 18]),
+        ("fold", "Été", [4, 19, 4, PAD_UNK_ID, PAD_UNK_ID]),
+        ("fold", "a中\nb", [1, ALPHABET.index(" "), PAD_UNK_ID, 0, PAD_UNK_ID]),
+        ("fold", "\r\n\t\u2028\u3000", [ALPHABET.index(" ")] * 5),
+        ("fold", "ŁøĐþ", [7, 19, 3, 14, 11]),
+        ("fold", "İK", [10, 8, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),  # dotted capital I, Kelvin sign
+        ("keep", "Ab", [1, 0, 69, PAD_UNK_ID, PAD_UNK_ID]),
+        ("keep", "aBC", [2, 1, 70, 0, PAD_UNK_ID]),
+        ("keep", "A B", [1, 69, ALPHABET.index(" "), 0, 69]),
+        ("keep", "ẞ中A", [0, 69, PAD_UNK_ID, 18, 69]),
         ("notebook", "Abc", [PAD_UNK_ID, 1, 2, PAD_UNK_ID, PAD_UNK_ID]),
         ("notebook", "abcdefg", [0, 1, 2, 3, 4]),
         ("notebook", "a\nb\u3000ß", [0, PAD_UNK_ID, 1, PAD_UNK_ID, PAD_UNK_ID]),
         ("notebook", "é", [PAD_UNK_ID] * 5),
-        ("paper", "", [PAD_UNK_ID] * 5),
+        ("fold", "", [PAD_UNK_ID] * 5),
     ],
 )
-def test_golden(mode, text, expected):
-    assert CharEncoder(mode, 5).encode([text]).tolist() == [expected]
+def test_golden(case, text, expected):
+    assert CharEncoder(case, 5).encode([text]).tolist() == [expected]
 
 
 OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600")
@@ -62,7 +59,9 @@ OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" +
 
 def reading(character: str, encoding: CharEncoder) -> str:
     """Return the characters that are read instead of a character."""
-    if character in WHITE_SPACE and encoding.mode != "notebook":
+    if encoding.case == "notebook":
+        return character
+    if character in WHITE_SPACE:
         return " "
     shown = character
     if encoding.fold_accents:
@@ -70,16 +69,14 @@ def reading(character: str, encoding: CharEncoder) -> str:
         shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
         if letters := LETTERS.get(shown.lower()):
             shown = letters if shown.islower() else letters.upper()
-    if encoding.mode in ("paper", "marked"):
-        lower = shown.lower()
-        shown = lower if len(lower) == len(shown) else shown
-    return shown
+    lower = shown.lower()
+    return lower if len(lower) == len(shown) else shown
 
 
 def reference(text: str, encoding: CharEncoder) -> list[int]:
     """Encode a text by the definition, one character at a time."""
     alphabet, rare, codes = encoding.alphabet, encoding.two_id_characters, []
-    marked = encoding.mode == "marked"
+    marked = encoding.case == "keep"
     if marked:
         text = text.replace(CAPITAL, "\0").replace(CAPITALS, "\0")
     is_capital = [marked and each.lower() != each and set(reading(each, encoding)) <= set(alphabet) for each in text]
@@ -98,10 +95,10 @@ def reference(text: str, encoding: CharEncoder) -> list[int]:
                 codes += [len(alphabet) + first, len(alphabet) + encoding.pair_base + second]
     length = encoding.feature_len
     if len(codes) > length:
-        in_order = encoding.mode == "notebook"
+        in_order = encoding.case == "notebook"
         head, tail = (length, 0) if in_order else ((length - 1) // 2, length // 2)
         codes = codes[:head] + [PAD_UNK_ID] * (not in_order) + codes[len(codes) - tail :]
-    return (codes if encoding.mode == "notebook" else codes[::-1]) + [PAD_UNK_ID] * (length - len(codes))
+    return (codes if encoding.case == "notebook" else codes[::-1]) + [PAD_UNK_ID] * (length - len(codes))
 
 
 texts = st.text(
@@ -116,13 +113,13 @@ texts = st.text(
 
 @given(
     st.lists(texts, max_size=5),
-    st.sampled_from(MODES),
+    st.sampled_from(CASES),
     st.integers(1, 20),
     st.booleans(),
     st.sampled_from(["", OWN]),
 )
-def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own):
-    encoding = CharEncoder(mode, feature_len, fold_accents, own)
+def test_equals_the_plain_reference(texts, case, feature_len, fold_accents, own):
+    encoding = CharEncoder(case, feature_len, fold_accents, own)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
     if texts:  # Both implementations are compared, whichever the encoder uses.
@@ -136,12 +133,6 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
         assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.truncated_range(text))
         read = set(range(len(text))).difference(encoding.truncated_range(text))
         assert read <= set(encoding.offset_mapping(text).tolist())
-        whole, windows = encoding.windows(text)
-        assert (len(whole), len(windows)) == (encoding.lengths([text])[0], max(1, -(-len(whole) // feature_len)))
-        if len(whole) <= feature_len:
-            assert windows.tolist() == [reference(text, encoding)]
-        else:
-            assert windows[[0, -1]].tolist() == [whole[:feature_len].tolist(), whole[-feature_len:].tolist()]
 
 
 @pytest.mark.parametrize("name", marked_encoders(1))
@@ -168,7 +159,7 @@ def test_marked_capital_letters_are_where_the_reference_has_them(name, feature_l
 
 
 @given(texts)
-def test_notebook_mode_equals_the_notebook(text):
+def test_the_case_notebook_equals_the_notebook(text):
     """The time is measured as in the benchmarks."""
     codes = CharEncoder("notebook", 30).encode([text])[0]
     one_hot = np.zeros((69, 30), dtype="float32")
@@ -179,30 +170,30 @@ def test_notebook_mode_equals_the_notebook(text):
 
 def test_the_table_holds_all_of_unicode():
     """No character from LATIN_END is read as a letter of the standard alphabets; none from FOLDING_END is folded."""
-    read_as = [fold_character(chr(point), "paper", True) for point in range(CODE_POINTS)]
-    assert not any(each in FULL_ALPHABET.replace(" ", "") or len(each) > 1 for each in read_as[LATIN_END:])
+    read_as = [fold_character(chr(point), "fold", True) for point in range(CODE_POINTS)]
+    assert not any(each in ALPHABET.replace(" ", "") or len(each) > 1 for each in read_as[LATIN_END:])
     assert all(ord(each) == point for point, each in enumerate(read_as[FOLDING_END:], FOLDING_END))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_white_space_is_a_space_except_in_the_notebook(mode):
+@pytest.mark.parametrize("case", CASES)
+def test_white_space_is_a_space_except_in_the_notebook(case):
     assert {chr(point) for point in range(CODE_POINTS) if chr(point).isspace()} == set(WHITE_SPACE)
-    known = CharEncoder(mode).has_id(np.array([*map(ord, WHITE_SPACE)], np.uint32))
-    assert known.tolist() == [each == " " or mode != "notebook" for each in WHITE_SPACE]
-    own = CharEncoder(mode, 40, False, "aß ")
+    known = CharEncoder(case).has_id(np.array([*map(ord, WHITE_SPACE)], np.uint32))
+    assert known.tolist() == [each == " " or case != "notebook" for each in WHITE_SPACE]
+    own = CharEncoder(case, 40, False, "aß ")
     assert own.decode(own.encode([f"a{WHITE_SPACE}ß"])[0]) == f"a{' ' * len(WHITE_SPACE)}ß"
 
 
 def test_a_long_text_loses_its_middle_or_its_end():
     text = "refund " + "footer " * 99 + "bye"
-    for mode, read in (("paper", "refund foo footer bye"), ("notebook", "refund footer footer ")):
-        encoding = CharEncoder(mode, 21)  # type: ignore[arg-type]
+    for case, read in (("fold", "refund foo footer bye"), ("notebook", "refund footer footer ")):
+        encoding = CharEncoder(case, 21)  # type: ignore[arg-type]
         assert encoding.decode(encoding.encode([text])[0]) == read
         head, tail = encoding.head_tail_lengths
         assert encoding.truncated_range(text) == range(head, len(text) - tail)
         assert str(head or tail) in describe_truncation(encoding.to_dict())
     assert encoding.truncated_range(text[:21]) == range(0)
-    encoding = CharEncoder("paper", 5)
+    encoding = CharEncoder("fold", 5)
     assert encoding.truncated_range("aßßb") == range(2, 2)  # half of each ß is read, and nothing is lost
     assert encoding.truncated_range("aßbcßd") == range(2, 4)
     assert encoding.offset_mapping("aßbcßd").tolist() == [5, 4, 1, 1, 0]
@@ -228,21 +219,19 @@ class TestFrequent:
     """Alphabets of the most frequent characters of texts."""
 
     @staticmethod
-    def of(text, mode="paper"):
-        alphabet, paired = frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode)
+    def of(text):
+        alphabet, paired = frequent_alphabet({ord(each): text.count(each) for each in set(text)}, "fold")
         assert paired == ""
         return alphabet
 
-    def test_a_mode_that_reads_in_lower_case_counts_so(self):
-        text = "ΣσΣσσ" + "Ё" * 9
-        assert self.of(text) == "σё "
-        assert self.of(text, "full") == "Ё "
+    def test_counts_in_lower_case(self):
+        assert self.of("ΣσΣσσ" + "Ё" * 9) == "σё "
 
     @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MAX_RARE_CHARACTERS + 9])
     def test_of_more_the_rare_ones_have_two_codes(self, characters):
         seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
-        alphabet, paired = frequent_alphabet(seen, "paper")
-        encoding = CharEncoder("paper", 2, None, alphabet, paired)
+        alphabet, paired = frequent_alphabet(seen, "fold")
+        encoding = CharEncoder("fold", 2, None, alphabet, paired)
         assert MAX_CHARACTERS - 3 < encoding.num_ids <= MAX_CHARACTERS
         assert len(alphabet + paired) == min(characters, 61 + MAX_RARE_CHARACTERS) + 1
         text = [chr(point) for point in seen][: 61 + MAX_RARE_CHARACTERS]
@@ -253,7 +242,7 @@ class TestFrequent:
         assert encoding.has_id(np.array([*seen], np.uint32)).sum() == len(text)
 
 
-PAIRED = CharEncoder("paper", 6, None, "ab ", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
+PAIRED = CharEncoder("fold", 6, None, "ab ", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
 
 
 class TestRareCharacters:
@@ -266,8 +255,6 @@ class TestRareCharacters:
         assert PAIRED.encode(["a\u8a9eb"]).tolist() == [
             [1, 7, 3, 0, PAD_UNK_ID, PAD_UNK_ID]
         ]  # reversed, as all of the text
-        in_order = CharEncoder("notebook", 6, None, "ab ", PAIRED.two_id_characters)
-        assert in_order.encode(["a\u8a9eb"]).tolist() == [[0, 3, 7, 1, PAD_UNK_ID, PAD_UNK_ID]]
 
     def test_a_character_that_stands_for_a_code_is_unknown(self):
         symbols = "".join(map(chr, range(SYMBOLS, SYMBOLS + 6)))

@@ -52,23 +52,22 @@ CHARACTERS = Counter(map(ord, CYRILLIC * 9))
 # Some of these characters are encoded as two ids.
 MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))
 ENCODINGS = {
-    "paper": CharEncoder("paper", FEATURE_LEN),
-    "full": CharEncoder("full", FEATURE_LEN + 7, False),
-    "marked": CharEncoder("marked", FEATURE_LEN),
-    "own, marked": CharEncoder("marked", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "marked")),
+    "paper": CharEncoder("fold", FEATURE_LEN),
+    "accents": CharEncoder("fold", FEATURE_LEN + 7, False),
+    "marked": CharEncoder("keep", FEATURE_LEN),
+    "own, marked": CharEncoder("keep", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "keep")),
     "notebook": CharEncoder("notebook", FEATURE_LEN),
-    "own": CharEncoder("paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "paper")),
-    "own, cases apart": CharEncoder("full", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "full")),
+    "own": CharEncoder("fold", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "fold")),
     "rare ones": CharEncoder(
-        "paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "paper")
+        "fold", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "fold")
     ),
     "rare ones, marked": marked_encoders(FEATURE_LEN)["two ids"],
 }
 KINDS = ("crepe", "ngrams", "paper")
 CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # Every export must apply these values.
 CASES = [
-    ("crepe", "full"), ("crepe", "own, marked"), ("ngrams", "marked"),
-    ("crepe", "rare ones"), ("ngrams", "own"), ("ngrams", "own, cases apart"), ("paper", "notebook"),
+    ("crepe", "accents"), ("crepe", "own, marked"), ("ngrams", "marked"),
+    ("crepe", "rare ones"), ("ngrams", "own"), ("paper", "notebook"),
     ("paper", "paper"),
 ]  # fmt: skip
 
@@ -217,11 +216,11 @@ def test_parameters_from_elsewhere(tmp_path, printed_by):
     """The parameters of the notebook have no description."""
     path = make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None)
     path.with_suffix(".json").unlink()
-    told = ("--mode", "notebook", "--feature-len", FEATURE_LEN, "--classes", "a,b,c")
+    crepe_dist.load(path, classes=["a", "b", "c"], feature_len=FEATURE_LEN).save(tmp_path / "saved")
     for form in FORMATS:
         if form == "web":  # See tests/exporting/test_web.py.
             continue
-        printed = printed_by("export", path, "--format", form, "--out", tmp_path / "out", *told)
+        printed = printed_by("export", tmp_path / "saved", "--format", form, "--out", tmp_path / "out")
         assert "on 0 texts of the test split and 100 synthetic texts" in printed
     assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
     assert crepe_dist.load(tmp_path / "out").classes == ["a", "b", "c"]

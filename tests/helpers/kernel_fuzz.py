@@ -129,8 +129,8 @@ class Case:
         """Encode texts of random length, of ASCII and of others."""
         for points in (128, 3000):
             texts = ["".join(map(chr, self.random.integers(1, points, length))) for length in (0, 1, self.pick(2, 200))]
-            mode: Any = str(self.random.choice(["paper", "full", "notebook"]))
-            CharEncoder(mode, self.pick(1, 150)).encode(texts)
+            case: Any = str(self.random.choice(["fold", "notebook"]))
+            CharEncoder(case, self.pick(1, 150)).encode(texts)
 
 
 def main(folder: str, first: int, count: int) -> None:

@@ -29,15 +29,15 @@ _COMMON = {ord(letter): 9 for letter in f"abcdefghijklmnopqrstuvwxyz0123456789 ,
 
 def marked_encoders(length: int) -> dict[str, CharEncoder]:
     """Return encoders that mark capital letters, by name."""
-    learned = frequent_alphabet(_COMMON, "marked")
-    paired = frequent_alphabet({**_COMMON, **{ord(letter): 5 for letter in _RARE}}, "marked")
+    learned = frequent_alphabet(_COMMON, "keep")
+    paired = frequent_alphabet({**_COMMON, **{ord(letter): 5 for letter in _RARE}}, "keep")
     return {
-        "standard": CharEncoder("marked", length),
-        "accents": CharEncoder("marked", length + 1, False),
-        "learned": CharEncoder("marked", length, None, *learned),
-        "folded": CharEncoder("marked", length, True, *learned),
-        "two ids": CharEncoder("marked", length, None, *paired),
-        "two ids, folded": CharEncoder("marked", length, True, *paired),
+        "standard": CharEncoder("keep", length),
+        "accents": CharEncoder("keep", length + 1, False),
+        "learned": CharEncoder("keep", length, None, *learned),
+        "folded": CharEncoder("keep", length, True, *learned),
+        "two ids": CharEncoder("keep", length, None, *paired),
+        "two ids, folded": CharEncoder("keep", length, True, *paired),
     }
 
 

@@ -146,7 +146,7 @@ class TestCorpus:
     def test_rare_letters_tell_texts_apart_and_rare_signs_do_not(self, tmp_path):
         texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
         (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
-        encoding = CharEncoder("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
+        encoding = CharEncoder("fold", 40, None, " !", "".join(sorted("一丁七三Жж。")))
         prepare(
             find_sources([str(tmp_path / "rows.csv")]),
             tmp_path / "data",
@@ -195,10 +195,12 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
         crepe_dist.prepare([tmp_path / "old.csv", tmp_path / name], tmp_path / f"{name}-data", **given)
         data = open_dataset(tmp_path / f"{name}-data")
         assert set(data.preprocessor.feature_columns[0].categories or ()) == set(marks)
-        opened = open_inputs(str(tmp_path / name), reading=ReadOptions(columns=model_columns(data.preprocessor)))
-        assert sorted(row.text for group in opened for row in group) == sorted(
-            map(FIELD_SEPARATOR.join, zip(*new.values()))
-        )
+    opened = open_inputs(
+        str(tmp_path / "label_next.csv"), reading=ReadOptions(columns=model_columns(data.preprocessor))
+    )
+    assert sorted(row.text for group in opened for row in group) == sorted(
+        map(FIELD_SEPARATOR.join, zip(*new.values()))
+    )
     frame = frame.rename(columns=unescape_cell)
     assert sorted(extract_table_texts(frame, model_columns(data.preprocessor))) == sorted(
         map(FIELD_SEPARATOR.join, zip(*new.values()))

@@ -8,9 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from crepe_dist.commands.serve import Serve
 from crepe_dist.errors import ExitCode
-from crepe_dist.serving import open_inference
 from crepe_dist.settings.config import parse_with_cluster
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -26,8 +24,6 @@ def documents(name: str) -> list[dict[str, Any]]:
 SERVICE, JOB = documents("job.yaml")
 GPU_SERVICE, GPU_JOB = documents("job_gpu.yaml")
 (MPIJOB,) = documents("mpijob.yaml")
-(INFERENCE_SERVICE,) = documents("inferenceservice.yaml")
-PREDICTOR = INFERENCE_SERVICE["spec"]["predictor"]
 REPLICAS = MPIJOB["spec"]["mpiReplicaSpecs"]
 (RAYJOB,) = documents("rayjob.yaml")
 RAY = RAYJOB["spec"]["rayClusterSpec"]
@@ -38,7 +34,6 @@ TEMPLATES = {
     **{role: each["template"] for role, each in REPLICAS.items()},
     "head": RAY["headGroupSpec"]["template"],
     "ray": RAY_WORKERS["template"],
-    "predictor": {"spec": {name: each for name, each in PREDICTOR.items() if not name.endswith("Replicas")}},
 }
 
 
@@ -88,26 +83,12 @@ def test_no_pod_runs_as_root_and_those_that_compute_have_their_volumes(role):
     assert each["securityContext"]["allowPrivilegeEscalation"] is False
     assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert each["resources"]["limits"].keys() >= {"cpu", "memory"}
-    if role not in ("Launcher", "predictor"):
+    if role != "Launcher":
         volumes = {each["name"]: each for each in template["spec"]["volumes"]}
         mounts = {each["mountPath"]: each["name"] for each in container(template)["volumeMounts"]}
         # A pod with a single process shares no memory.
         assert role == "job" or volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
         assert all("persistentVolumeClaim" in volumes[mounts[path]] for path in ("/data", "/runs"))
-
-
-def test_the_flags_of_the_service_are_serve_s_and_its_probes_paths_of_the_protocol():
-    words = container(TEMPLATES["predictor"])
-    args = Serve.parsed(words["args"])
-    assert words["name"] == "kserve-container"  # KServe mounts or downloads STORAGE_URI for this name.
-    assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
-    assert args.checkpoint == "/mnt/models"
-    assert words["ports"][0]["containerPort"] == args.port
-    for probe in ("readinessProbe", "livenessProbe"):
-        assert words[probe]["httpGet"]["path"] in open_inference.paths(args.model_name)
-        assert words[probe]["httpGet"]["port"] == args.port
-    name = INFERENCE_SERVICE["metadata"]["name"]
-    assert all(host.startswith(f"{name}-predictor") for host in args.allow_host)
 
 
 def test_the_pods_of_a_job_meet_at_the_first():

@@ -1,6 +1,7 @@
 """Classification of data frames, as engines for clusters call it."""
 
 import csv
+import json
 import pickle
 import socket
 import threading
@@ -13,8 +14,9 @@ import pytest
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import dataframe
-from crepe_dist.predicting.dataframe import FramePredictor
+from crepe_dist.predicting.dataframe import FramePredictor, predict_frame
 from tests.conftest import FEATURE_LEN, needs_kernels
+from tests.exporting.test_export import CLASSES, ENCODINGS, make
 
 TEXTS = ["quaqua abc", None, " ", "zig " * FEATURE_LEN, "vex\nvex"]
 
@@ -59,6 +61,14 @@ def test_arrow_gives_arrow(quick_run, frame, kind):
     assert [str(field.type) for field in got.schema][3:] == ["string", "double", "int64", "string"]
     pd.testing.assert_frame_equal(got.to_pandas()[answers.columns], answers.reset_index(drop=True))
     assert FramePredictor(quick_run)(given.slice(0, 0)).schema.equals(got.schema)  # without rows, too
+
+
+def test_several_labels(tmp_path):
+    predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]), device="cpu")
+    predictor.thresholds = np.array([0.0, 0.0, 2.0])
+    answers = predict_frame(predictor, pd.DataFrame({"text": ["zig", ""]}))
+    assert {*json.loads(answers["predicted_labels"][0])} == {*CLASSES[:2]}
+    assert answers["predicted_labels"][1] == "[]"
 
 
 @needs_kernels

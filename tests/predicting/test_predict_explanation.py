@@ -13,9 +13,9 @@ from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import explanation as report
 
 
-def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
+def explain(text, case="fold", length=20, of="q", at_once=7, **more):
     """Explain a network whose log-odds are the number of occurrences of a character."""
-    encoding = CharEncoder(mode, length, **more)
+    encoding = CharEncoder(case, length, **more)
 
     def logits(codes):
         assert len(codes) <= at_once
@@ -28,26 +28,25 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "of", "marked"),
+    ("text", "case", "of", "marked"),
     [
-        ("Quick quiz", "paper", "q", [0, 6]),
-        ("Quick quiz", "full", "q", [6]),
-        ("naïve öl", "paper", "o", [6]),  # é → e, and so on
-        ("oe\u0301o\u0308o", "paper", "o", [0, 3, 4, 5]),  # a combining character is marked with its letter
-        ("ﬁßo", "paper", "s", [1]),  # it counts twice
-        ("🎬 中 o", "paper", "o", [4]),
-        ("o" + "x" * 30 + "o", "paper", "o", [0, 31]),  # the first 9 and the last 10 are read
+        ("Quick quiz", "fold", "q", [0, 6]),
+        ("naïve öl", "fold", "o", [6]),  # é → e, and so on
+        ("oe\u0301o\u0308o", "fold", "o", [0, 3, 4, 5]),  # a combining character is marked with its letter
+        ("ﬁßo", "fold", "s", [1]),  # it counts twice
+        ("🎬 中 o", "fold", "o", [4]),
+        ("o" + "x" * 30 + "o", "fold", "o", [0, 31]),  # the first 9 and the last 10 are read
         ("o" + "x" * 30 + "o", "notebook", "o", [0]),  # the first 20 are read
-        ("中文", "paper", "o", []),
+        ("中文", "fold", "o", []),
     ],
 )
-def test_marks_are_on_the_characters_as_written(text, mode, of, marked):
-    found = explain(text, mode, of=of)
+def test_marks_are_on_the_characters_as_written(text, case, of, marked):
+    found = explain(text, case, of=of)
     assert len(found.scores) == len(text)
     worth = 2 if of == "s" else 1
     assert found.scores == pytest.approx([float(worth * (place in marked)) for place in range(len(text))])
     if len(text) == 32:
-        assert found.truncated == (range(20, 32) if mode == "notebook" else range(9, 22))
+        assert found.truncated == (range(20, 32) if case == "notebook" else range(9, 22))
 
 
 def test_words_as_far_as_they_are_read():
@@ -63,7 +62,7 @@ def test_words_as_far_as_they_are_read():
 
 
 def test_a_rare_character_is_explained_by_both_its_codes():
-    encoding = CharEncoder("paper", 8, None, "ab ", "\u8bed\u8cea")
+    encoding = CharEncoder("fold", 8, None, "ab ", "\u8bed\u8cea")
     text = "a\u8bed\u8cea b\u8cea"
     assert encoding.offset_mapping(text).tolist() == [5, 5, 4, 3, 2, 1, 1, 0]  # from the end; the seam is in the middle
     assert encoding.offset_mapping("\u8bed" * 5).tolist() == [4, 4, 3, 3, 1, 1, 0, 0]

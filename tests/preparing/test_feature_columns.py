@@ -28,8 +28,6 @@ from crepe_dist.files.safe_read import sha256
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
-from crepe_dist.serving import open_inference
-from crepe_dist.serving.open_inference import _rows
 from crepe_dist.serving.requests import HttpError, PredictRequest
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import QUICK, needs_kernels, train
@@ -175,11 +173,6 @@ def test_a_request_may_name_columns_as_in_training(folder):
     assert _asked({"title": "T", "note": "N", "body": "B", "colour": "red"}, model) == want  # in the order of training
     assert _asked({"body": "B", "colour": None}, model) == [append_values("B", ["", ""])]
     assert _asked({"title": "T", "text": "B"}, model) == [append_values("T | B", ["", ""])]
-    tensors = [_tensor("note", "N", ""), _tensor("body", "B", "b"), _tensor("colour", "red", "blue")]
-    assert _rows(tensors, b"", model.composition) == [
-        append_values("B | N", ["red", ""]), append_values("b", ["blue", ""])
-    ]  # fmt: skip
-    assert _rows([_tensor("text", "B")], b"", model.composition) == ["B"]
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"headline": "T"}, "the model reads no column 'headline'\n.* body, title, note, colour and amount"),
         ({"colour": "red"}, "the request has no text\n.*body"),
@@ -193,13 +186,6 @@ def test_a_request_may_name_columns_as_in_training(folder):
     for question, message in wrong:
         with pytest.raises((HttpError, ValidationError), match=message):
             _asked(question, model)
-    for tensors in ([_tensor("body", "B"), _tensor("body", "B")], [_tensor("body", "B"), _tensor("note", "N", "n")]):
-        with pytest.raises(HttpError, match="the inputs are inconsistent"):
-            _rows(tensors, b"", model.composition)
-
-
-def _tensor(name, *values):
-    return open_inference.InputTensor(name=name, shape=[len(values)], datatype="BYTES", data=[*values])
 
 
 def _asked(question, model):

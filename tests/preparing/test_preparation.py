@@ -115,15 +115,15 @@ class TestProcesses:
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
     @pytest.mark.parametrize(
-        ("text", "labels", "rows", "mode"),
+        ("text", "labels", "rows", "case"),
         [
-            ("the white house", "ab", 400, "marked"),
-            ("белый дом", "ab", 400, "marked"),  # Its letters are not in the standard alphabet.
-            ("the white house", "aabb", 400, "paper"),
-            ("the white house", "aaabaaabaabb", 40, "paper"),  # chance
+            ("the white house", "ab", 400, "keep"),
+            ("белый дом", "ab", 400, "keep"),  # Its letters are not in the standard alphabet.
+            ("the white house", "aabb", 400, "fold"),
+            ("the white house", "aaabaaabaabb", 40, "fold"),  # chance
         ],
     )
-    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, text, labels, rows, mode):
+    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, text, labels, rows, case):
         """Every second text has capital letters. They indicate the class only if every second label is the same."""
         texts = (text.upper(), text)
         rows = [f"{labels[n % len(labels)]},{texts[n % 2]} {n}" for n in range(rows)]
@@ -134,8 +134,8 @@ class TestProcesses:
         prepare(sources, tmp_path / "one", spec, processes=1, print_line=printed.append)
         prepare(sources, tmp_path / "two", spec, processes=2)
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
-        assert open_dataset(tmp_path / "one").encoder.mode == mode
-        assert any(f"mode {mode}" in line for line in printed)
+        assert open_dataset(tmp_path / "one").encoder.case == case
+        assert any(f"case {case}" in line for line in printed)
 
 
 class TestReport:

@@ -76,7 +76,7 @@ def test_notebook(tmp_path):
     assert len(accuracies) == 4
     assert accuracies[-1] > 0.9
     (saved,) = tmp_path.glob("crepe_epoch_3_test_acc_*.params")
-    predictor = crepe_dist.load(saved, mode="notebook", feature_len=123, classes=["abc", "xyz"])
+    predictor = crepe_dist.load(saved, classes=["abc", "xyz"], feature_len=123)
     (prediction,) = predictor.predict([text])
     assert f"Predicted: {prediction.label}\n" in printed
     shares = {label: float(share) for label, share in re.findall(r"^(abc|xyz) (\S+)%$", printed, re.MULTILINE)}

@@ -36,7 +36,7 @@ class TestFilesOfARun:
             path = run_dir / "checkpoints" / f"crepe_epoch_{record['epoch']}_test_acc_{percent}.params"
             about = json.loads(path.with_suffix(".json").read_text())
             assert about["classes"] == ["first", "second", "third"]
-            assert about["encoding"]["mode"] == "paper"
+            assert about["encoding"]["case"] == "fold"
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
             ngrams = {"maxn": 6, "buckets": 4096, "num_word_char_ids": 36, "word_buckets": 1024}

@@ -293,7 +293,6 @@ def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
         for flags, message in (
             (["--port", taken.getsockname()[1]], "Address already in use"),
             (["--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
-            (["--model-name", "a/b"], "--model-name is a/b"),
         ):
             assert message in complaint("serve", run_dir, *flags, cwd=tmp_path)
     monkeypatch.setattr("crepe_dist.distributed.launch.read_launcher_env", lambda: LauncherEnv("horovodrun", 0, 2))

@@ -98,23 +98,23 @@ def folder(tmp_path_factory):
 class TestWords:
     TEXTS = ("The cat, the CAT's 2 hats!", "", "  one", "Straße Ünder under", "x" * 50, "a-b a b")
 
-    @pytest.mark.parametrize("mode", ["paper", "full", "notebook"])
-    def test_are_those_of_a_regular_expression(self, mode):
-        encoding = CharEncoder(mode, 40)
+    @pytest.mark.parametrize("case", ["fold", "notebook"])
+    def test_are_those_of_a_regular_expression(self, case):
+        encoding = CharEncoder(case, 40)
         found = WordHasher(encoding).find(encoding.encode(self.TEXTS))
         for row, text in enumerate(self.TEXTS):
             words = re.findall(r"[^\W_]+", encoding.decode(encoding.encode([text])[0]).lower())
             assert found.starts[row + 1] - found.starts[row] == len({*words, *itertools.pairwise(words)})
 
     def test_are_equal_wherever_they_stand_and_in_either_case(self):
-        encoding = CharEncoder("full", 40)
+        encoding = CharEncoder("fold", 40)
         found = WordHasher(encoding).find(encoding.encode(["Red house", "a house is RED", "green"]))
         first, second, third = (set(found.words[slice(*found.starts[row : row + 2])]) for row in range(3))
         assert len(first & second) == 2
         assert not third & (first | second)
 
     def test_rare_characters_and_those_without_spaces_are_words(self):
-        encoding = CharEncoder("paper", 20, alphabet="ab 中", two_id_characters="京北東海")
+        encoding = CharEncoder("fold", 20, alphabet="ab 中", two_id_characters="京北東海")
         found = WordHasher(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
         assert np.diff(found.starts).tolist() == [4, 5, 3]  # 中, b, 中中, 中b; 北, 京, ab and two pairs; 京, 北, 京北
         both = np.intersect1d(found.words[4:9], found.words[9:])
@@ -122,7 +122,7 @@ class TestWords:
 
     def test_sums_over_words_are_those_of_a_matrix(self):
         generator = np.random.default_rng(1)
-        finder, encoding = WordHasher(CharEncoder("paper", 60)), CharEncoder("paper", 60)
+        finder, encoding = WordHasher(CharEncoder("fold", 60)), CharEncoder("fold", 60)
         codes = encoding.encode(table(50, 5)["text"])
         words = concatenate([finder.find(codes[:20]), finder.find(codes[20:])])
         whole = finder.find(codes)
@@ -139,9 +139,9 @@ class TestWords:
 class TestWordDropout:
     TEXTS = ("one two three four", "", "  .", "alone", "a-b, 猫犬 ünder", " ".join(map(str, range(20))))
 
-    @pytest.mark.parametrize("mode", ["paper", "notebook"])
-    def test_leaves_out_words_with_the_character_after_each(self, mode):
-        encoding = CharEncoder(mode, 60)
+    @pytest.mark.parametrize("case", ["fold", "notebook"])
+    def test_leaves_out_words_with_the_character_after_each(self, case):
+        encoding = CharEncoder(case, 60)
         finder, codes = WordHasher(encoding), encoding.encode([" ".join("abcdefghijklmnopqrst")] * 2000)
         fewer = word_dropout(codes, 0.6, np.arange(2000, dtype=np.uint64), finder)
         words = [encoding.decode(row).strip().split(" ") for row in fewer]

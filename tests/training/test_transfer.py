@@ -155,8 +155,8 @@ class TestEncodings:
         ("encoding", "flag"),
         [
             (CharEncoder(feature_len=FEATURE_LEN + 1), f"--feature-len {FEATURE_LEN}"),
-            (CharEncoder("notebook", FEATURE_LEN), "--mode paper"),
-            (CharEncoder(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--mode paper"),
+            (CharEncoder("notebook", FEATURE_LEN), "--case fold"),
+            (CharEncoder(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--case fold"),
         ],
         ids=["length", "direction", "alphabet"],
     )

@@ -94,15 +94,14 @@ class PaperConfig(NetworkConfig):
         if channels != alphabet_size:
             raise UserError(
                 f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
-                remedy="pass the --mode that the parameters were trained with. Before training, run prepare with the "
-                "same --mode",
+                remedy="to train from them, prepare the data with --case fold --alphabet standard",
             )
         if width != layer_lengths(feature_len)[-1] * filters:
             raise UserError(
                 f"the parameters do not fit documents of {feature_len} characters",
                 f"their first dense layer has {width} inputs; {feature_len} characters give "
                 f"{layer_lengths(feature_len)[-1] * filters}",
-                f"pass the --feature-len that they were trained with{_suggest_feature_len(width, filters)}; "
+                f"pass the feature_len that they were trained with{_suggest_feature_len(width, filters)}; "
                 "to train, prepare the data with it",
             )
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))
@@ -161,7 +160,7 @@ def min_feature_len(positions: int) -> int:
 
 
 def _suggest_feature_len(width: int, filters: int) -> str:
-    """Suggest a ``--feature-len`` for a first dense layer with ``width`` inputs. Return "" if there is none."""
+    """Suggest a ``feature_len`` for a first dense layer with ``width`` inputs. Return "" if there is none."""
     positions, rest = divmod(width, filters)
     return f", such as {min_feature_len(positions)}" if not rest and positions else ""
 

@@ -321,26 +321,22 @@ def is_fasttext(head: bytes) -> bool:
     return head.lstrip().startswith(FASTTEXT.encode())
 
 
-def open_fasttext(
-    lines: LineReader, name: str, kind: str, *, keep_cells: bool = False, strict: bool = True
-) -> OpenFile:
+def open_fasttext(lines: LineReader, name: str, kind: str) -> OpenFile:
     """Open a training file of fastText, with lines such as `__label__a __label__b text`.
 
     Args:
         kind: Kind of the labels, one of ``targets.LABEL_KINDS``.
-        keep_cells, strict: As in ``open_lines``.
     """
     reads = "label: words with __label__, text: other words"
-    parse = partial(_parse_fasttext, kind, keep_cells, strict)
-    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept_columns=("text",) * keep_cells)
+    return OpenFile(name, lines, lines, partial(_parse_fasttext, kind), "fasttext", reads)
 
 
-def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Parsed:
+def _parse_fasttext(kind: str, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        if not (words := line.split()) and strict:
+        if not (words := line.split()):
             return None
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
-        return Row(number, fasttext_labels_to_cell(labels, kind), text, (text,) * keep)
+        return Row(number, fasttext_labels_to_cell(labels, kind), text)
 
-    return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)
+    return parse_rows(number_lines(batch, "surrogateescape"), row)

@@ -1,11 +1,8 @@
-"""Files that turn a model folder into a Hugging Face Hub repository or an MLflow model.
+"""Model card that turns a model folder into a repository of the Hugging Face Hub.
 
-The export requires neither the Hub's library nor MLflow.
+The export does not require the Hub's library.
 """
 
-import json
-import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,8 @@ import yaml
 
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.formatting import percent
-from crepe_dist.predicting.output_formats import output_column_types
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
-
-MLFLOW_TYPES = {"object": "string", "float64": "double", "int64": "long"}  # MLflow's types by pandas type.
 
 
 def write_card(predictor: Predictor, folder: Path) -> None:
@@ -62,25 +56,3 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
         result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
         metadata["model-index"] = [{"name": name, "results": [result]}]
     return metadata
-
-
-def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
-    """Write ``MLmodel``, the file that makes MLflow load the folder with the code of this package.
-
-    The file lists no requirements, because MLflow would install them from a package registry. This package is in no
-    registry, so an attacker could publish another package under its name.
-
-    Args:
-        predictor: Model.
-        columns: Text columns of the training data.
-        folder: Model folder.
-    """
-    loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
-    outputs = {name: MLFLOW_TYPES[kind] for name, kind in output_column_types(1, predictor.is_multilabel).items()}
-    schemas = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
-    signature = {
-        side: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in types.items()])
-        for side, types in schemas.items()
-    }
-    model = {"flavors": {"python_function": loader}, "signature": signature}
-    write_text(folder / "MLmodel", yaml.safe_dump(model, allow_unicode=True, sort_keys=False))
