@@ -13,7 +13,7 @@ recomputed with a larger scale. The first step is also recomputed if a scale is 
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -122,20 +122,3 @@ def _next_exponent(exponent: int, total: float) -> int:
     else:
         fitted = exponent + math.frexp(total)[1] - TARGET_BITS if total > 0 else exponent
     return min(max(fitted, MIN_EXPONENT), MAX_EXPONENT)
-
-
-def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squared_norm: Callable[[], float]) -> float:
-    """Return the factor that converts summed gradients to their mean, clipped to a norm of at most ``clip_norm``.
-
-    Args:
-        global_batch_size: Number of documents in the global batch.
-        clip_norm: Maximum norm of the mean gradient. If it is ``None``, gradients are not clipped.
-        squared_norm: Function that returns the squared norm of the summed gradients. It is called only if
-            ``clip_norm`` is not ``None``.
-    """
-    scale = np.float32(1 / global_batch_size)
-    if clip_norm is None:
-        return float(scale)
-    norm = np.sqrt(np.float32(squared_norm())) * scale
-    clip = np.minimum(np.float32(clip_norm) / (norm + np.float32(1e-12)), np.float32(1))
-    return float(scale) * float(clip)

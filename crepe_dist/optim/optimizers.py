@@ -49,7 +49,6 @@ class OptimizerSpec:
         mxnet_kwargs: Keyword arguments of MXNet's optimizer.
         num_moments: Number of moments: 2 for Adam, 1 for SGD with momentum, 0 for SGD without momentum.
         weight_decay: Coefficient of the weight decay.
-        clip_norm: Maximum norm of the mean gradient. If it is ``None``, gradients are not clipped.
 
     Raises:
         KeyError: There is no optimizer of this name.
@@ -65,7 +64,6 @@ class OptimizerSpec:
         self.mxnet_kwargs = {"wd": options.weight_decay, **dict(zip(names, self.constants))}
         self.num_moments = 2 if is_adam else int(options.momentum != 0)
         self.weight_decay = options.weight_decay
-        self.clip_norm = options.clip_norm
 
     def bias_corrected_lr(self, learning_rate: float, num_updates: int) -> float:
         """Return the effective learning rate. For Adam, it includes the bias correction of the moments.
@@ -114,7 +112,7 @@ class FusedOptimizer:
 
         Args:
             learning_rate: Result of ``OptimizerSpec.bias_corrected_lr``.
-            grad_factor: Factor that converts the summed gradients to their clipped mean; see ``mean_and_clip_factor``.
+            grad_factor: Factor that converts the summed gradients to their mean.
         """
         optimizer, parameters = self._optimizer, self._parameters.values()
         double_array = ctypes.c_double * len(parameters)
@@ -124,16 +122,6 @@ class FusedOptimizer:
             optimizer.is_adam, optimizer.constants, len(parameters), *self._kernel_arrays,
             learning_rates, grad_factors, optimizer.weight_decay, self._num_threads,
         )  # fmt: skip
-
-    def squared_norm(self) -> float:
-        """Return the squared norm of the summed gradients."""
-        total, sums = 0.0, (ctypes.c_uint64 * 2)()
-        for name, parameter in self._parameters.items():
-            assert parameter.grad is not None
-            self._functions.crepe_squared_norm(parameter.grad.ctypes.data, parameter.grad.size, sums)
-            low, high = sums
-            total += (low + (high << 32)) * self._scales.scale_of(name) ** 2
-        return total
 
     def state_dict(self) -> Arrays:
         """Return copies of the moments, under the names that ``OptimizerState`` documents."""

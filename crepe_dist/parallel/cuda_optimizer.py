@@ -3,8 +3,7 @@
 In memory, a matrix with one row of statistics per rank follows the gradients, and is summed with them. NCCL sums
 directly between GPUs. If NCCL is not available, the gradients are copied to the host and summed there. Integer sums do
 not depend on the order of the additions, so the two methods give bit-identical sums. The host waits for the GPU once
-per step, when it reads the statistics and the squared norms of the gradients. The squared norms follow the statistics
-in memory.
+per step, when it reads the statistics.
 """
 
 import math
@@ -19,7 +18,7 @@ from crepe_dist.cuda.branch import GradAccumulator, GradAccumulators, KernelProg
 from crepe_dist.cuda.gpu import DeviceBuffer
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.optim.fixed_point import FixedPointScales, mean_and_clip_factor
+from crepe_dist.optim.fixed_point import FixedPointScales
 from crepe_dist.optim.grad_scaler import GradScaler
 from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.optimizers import OptimizerSpec, batch_factor
@@ -68,16 +67,15 @@ class CudaOptimizer(FixedPointOptimizer):
         self._sparse_names = sparse_names
         self._grad_scaler = grad_scaler
         sizes = {name: parameter.data.size for name, parameter in scales.parameters.items()}
-        # Layout of the memory: gradients, statistics of all ranks, squared norms. The all-reduce sums the first two.
+        # Layout of the memory: gradients, statistics of all ranks. The all-reduce sums both.
         *starts, end = accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values()), initial=0)
-        stats_bytes, squares_bytes = 8 * group.size * num_step_stats(scales), 16 * len(sizes)
+        stats_bytes = 8 * group.size * num_step_stats(scales)
         self._num_reduced = end + stats_bytes // 4
-        self._memory = program.gpu.allocate(4 * end + stats_bytes + squares_bytes)
+        # The kernel ``write_step_stats`` also clears 16 bytes per parameter after the statistics.
+        self._memory = program.gpu.allocate(4 * end + stats_bytes + 16 * len(sizes))
         self._is_zero = True
-        self._stats_and_squares = self._memory.view(4 * end, stats_bytes + squares_bytes)
-        self._squares = self._memory.view(4 * self._num_reduced, squares_bytes)
-        self._host_copy = program.gpu.pinned(stats_bytes + squares_bytes)
-        self._stats = self._host_copy[:stats_bytes].view(np.float64).reshape(group.size, -1)
+        self._gpu_stats = self._memory.view(4 * end, stats_bytes)
+        self._stats = program.gpu.pinned(stats_bytes).view(np.float64).reshape(group.size, -1)
         self.grad_sums = {
             name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
         }
@@ -142,7 +140,7 @@ class CudaOptimizer(FixedPointOptimizer):
         num_branches = loss.size // (4 * self._num_documents)
         program(
             "write_step_stats", len(self.grad_sums) + 1,
-            *terms, loss, num_branches, *step_info, group.rank, group.size, self._stats_and_squares,
+            *terms, loss, num_branches, *step_info, group.rank, group.size, self._gpu_stats,
         )  # fmt: skip
         if self._communicator is not None:
             self._communicator.all_reduce(self._memory, self._num_reduced)
@@ -150,18 +148,14 @@ class CudaOptimizer(FixedPointOptimizer):
             on_host = np.empty(self._num_reduced, np.int32)
             self._memory.read(on_host)
             self._memory.write(group.all_reduce(on_host, "gradients"))
-        if self._optimizer.clip_norm is not None:
-            program("add_squared_norms", self._num_slices, *self._parameters_and_slices, self._squares)
-        self._stats_and_squares.read_async(self._host_copy)
+        self._gpu_stats.read_async(self._stats)
         (self._communicator or program.gpu).wait()
         return list(self._stats.tolist())
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         optimizer, scales = self._optimizer, self._scales
         factor = batch_factor(global_batch_size)
-        grad_factor = factor * mean_and_clip_factor(
-            self._grad_scaler.grad_factor * global_batch_size, optimizer.clip_norm, self._squared_norm
-        )
+        grad_factor = factor * float(np.float32(1 / (self._grad_scaler.grad_factor * global_batch_size)))
         self._grad_scaler.record_finite_step()
         self._num_updates += 1
         rates = [
@@ -178,14 +172,6 @@ class CudaOptimizer(FixedPointOptimizer):
             optimizer.weight_decay, *optimizer.betas, optimizer.epsilon,
         )  # fmt: skip
         self._is_zero = True
-
-    def _squared_norm(self) -> float:
-        """Return the squared norm of all summed gradients. It is the same on every rank."""
-        squares = self._host_copy[self._stats.nbytes :].view(np.uint64).reshape(-1, 2)
-        return sum(
-            (int(low) + (int(high) << 32)) * self._scales.scale_of(name) ** 2
-            for (low, high), name in zip(squares, self._scales.parameters)
-        )
 
     def synchronize(self) -> None:
         for name in self._sparse_names:

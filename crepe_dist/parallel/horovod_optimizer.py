@@ -97,9 +97,6 @@ class HorovodOptimizer(DistributedOptimizer):
         return [rank_stats[1:] for rank_stats in stats], nonfinite_ranks, False
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
-        if self._optimizer.clip_norm is not None:
-            max_norm = self._optimizer.clip_norm * global_batch_size
-            gluon.utils.clip_global_norm(self.gradients, max_norm, check_isfinite=False)
         factor = batch_factor(global_batch_size)
         self._trainer.set_learning_rate(factor * learning_rate)
         self._trainer.update(global_batch_size / factor)  # Gluon divides the summed gradients by this number.

@@ -113,22 +113,19 @@ class InterHostReducer:
         )
         self._sums_pending, self._values_pending = has_grads, has_request
 
-    def exchange_rows(self, only_sums: bool = False) -> bool:
+    def exchange_rows(self) -> bool:
         """Complete this rank's gradient slice, and fetch the values of the rows that were requested.
 
         Every rank must call this method. Each part is exchanged once after each ``exchange_grads``.
 
-        Args:
-            only_sums: True to leave the rows for a later call.
-
         Returns:
             Whether anything was exchanged.
         """
-        has_sums, has_values = self._sums_pending, self._values_pending and not only_sums
+        has_sums, has_values = self._sums_pending, self._values_pending
         if not (has_sums or has_values):
             return False
         self._rows.read_rows(has_sums, has_values, self._exchange(self._rows.pack_rows(has_sums, has_values), "rows"))
-        self._sums_pending, self._values_pending = False, self._values_pending and not has_values
+        self._sums_pending = self._values_pending = False
         return True
 
     def gather_rows(

@@ -117,13 +117,6 @@ class ShardedEmbedding:
         self._load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.on_open(self.handle)
 
-    def squared_norm(self) -> int:
-        """Return the squared norm of the gradient that was last summed for this shard, in fixed-point units."""
-        sums = (ctypes.c_uint64 * 2)()
-        self._functions.crepe_embedding_squared_norm(self.handle, sums)
-        low, high = sums
-        return low + (high << 32)
-
     def shard_slice(self, shard: int, count: int = 1) -> slice:
         """Return the rows of ``count`` adjacent shards. The first of them is ``shard``."""
         num_rows = self.parameter.shape[0]
@@ -143,7 +136,7 @@ class ShardedEmbedding:
 
         Args:
             learning_rate: Learning rate, before the learning-rate multiplier and Adam's bias correction.
-            grad_factor: Factor that converts the summed gradient from fixed-point units to the clipped mean.
+            grad_factor: Factor that converts the summed gradient from fixed-point units to the mean.
         """
         self._num_updates += 1
         corrected_lr = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._num_updates)

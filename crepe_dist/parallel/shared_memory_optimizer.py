@@ -23,7 +23,7 @@ import numpy as np
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.native import library
-from crepe_dist.optim.fixed_point import FixedPointScales, mean_and_clip_factor
+from crepe_dist.optim.fixed_point import FixedPointScales
 from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.optimizers import FusedOptimizer, OptimizerSpec, batch_factor
 from crepe_dist.parallel.distributed_optimizer import StepStats
@@ -66,9 +66,8 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._sum_int32 = library.functions().crepe_sum_int32
         num_gradients = sum(_aligned(parameter.data.size) for parameter in dense.values())
         stats_offset = GRADIENTS_OFFSET + 4 * num_gradients
-        self._squares_offset = stats_offset + 8 * (1 + group.size) * num_stats
-        squares_end = self._squares_offset + 16 * len(sparse_parameters)
-        embeddings_offset = -(-squares_end // mmap.PAGESIZE) * mmap.PAGESIZE
+        stats_end = stats_offset + 8 * (1 + group.size) * num_stats
+        embeddings_offset = -(-stats_end // mmap.PAGESIZE) * mmap.PAGESIZE
 
         def segment_bytes(num_processes: int) -> int:
             sharding = RowSharding(group.size, 0, num_processes)
@@ -171,9 +170,9 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         stats: list[StepStats] = self._stats[0][self._shard_of_rank].tolist()
         return stats
 
-    def _complete_exchange(self, only_sums: bool = False) -> None:
-        """Complete the sums of the dense gradients and, unless ``only_sums``, fetch the requested rows."""
-        if self._inter_host and self._inter_host.exchange_rows(only_sums):
+    def _complete_exchange(self) -> None:
+        """Complete the sums of the dense gradients, and fetch the requested rows."""
+        if self._inter_host and self._inter_host.exchange_rows():
             own_words = self._words[self._memory.local_rank][self._slice]
             for peer, words in enumerate(self._words):
                 if peer != self._memory.local_rank:
@@ -182,7 +181,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         factor = batch_factor(global_batch_size)
-        grad_factor = factor * mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
+        grad_factor = factor * float(np.float32(1 / global_batch_size))
         learning_rate *= factor
         self._num_updates += 1
         for embedding in self._embeddings:
@@ -190,29 +189,6 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._complete_exchange()
         self._dense_optimizer.step(self._optimizer.bias_corrected_lr(learning_rate, self._num_updates), grad_factor)
         self._memory.arrive()  # ``wait_for_update`` waits for the arrival of all processes before rows are read.
-
-    def _squared_norm(self) -> float:
-        """Return the squared norm of all summed gradients, for gradient clipping. It is the same on every rank."""
-        self._complete_exchange(only_sums=True)
-        total = self._dense_optimizer.squared_norm()
-        # Each rank computes the squared norms of the gradients of its own rows. The ranks then gather these norms.
-        own_squares = [embedding.squared_norm() for embedding in self._embeddings]
-        for embedding, squares in zip(self._embeddings, zip(*self._gather_squares(own_squares))):
-            total += sum(squares) * self._scales.scale_of(embedding.name) ** 2
-        return float(total)
-
-    def _gather_squares(self, own_squares: list[int]) -> list[list[int]]:
-        """Return the squared norms of all ranks, in the order of ranks. Each rank has one norm per embedding."""
-        if self._inter_host:
-            return self._group.all_gather_json(own_squares, "squares")
-        words = [
-            np.frombuffer(segment, np.uint64, 2 * len(own_squares), self._squares_offset)
-            for segment in self._memory.segments
-        ]
-        for index, squares in enumerate(own_squares):
-            words[self._memory.local_rank][2 * index : 2 * index + 2] = squares % 2**64, squares >> 64
-        self._memory.barrier()
-        return [[low + (high << 64) for low, high in rank_words.reshape(-1, 2).tolist()] for rank_words in words]
 
     def synchronize(self) -> None:
         self._memory.barrier()  # Rank 0 may still be copying rows of other processes into a saved state.

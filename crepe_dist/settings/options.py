@@ -156,7 +156,6 @@ class OptimizerOptions(Settings, group="optimizer"):
     # Constants of training. They are no settings.
     momentum: float = 0.9
     weight_decay: float = 0.00001  # On CPUs, an embedding row decays only in the steps that use it.
-    clip_norm: float | None = None
     schedule: Literal["constant", "halving", "cosine"] = setting(
         "cosine",
         "Learning-rate schedule. constant: no change. halving: half the rate after every three epochs, at most ten "

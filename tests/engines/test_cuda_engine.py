@@ -253,14 +253,12 @@ def test_gradients_do_not_depend_on_previous_batches(shape):
 OPTIMIZERS = [OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=momentum) for momentum in (0.0, 0.9))]
 
 
-@pytest.mark.parametrize(
-    ("options", "clip_norm"), [(OPTIMIZERS[0], 0.1), slow(OPTIMIZERS[1], None), (OPTIMIZERS[2], None)]
-)
+@pytest.mark.parametrize("options", [OPTIMIZERS[0], slow(OPTIMIZERS[1]), OPTIMIZERS[2]])
 @pytest.mark.parametrize("shape", [sized(blocks=1, dropout=0.3), PAPER], ids=str)
-def test_training_equals_the_cpu_engine(options, clip_norm, shape):
+def test_training_equals_the_cpu_engine(options, shape):
     trained = []
     for engine in (varied(shape).opened(best()), on_gpu(varied(shape))):
-        optimizer = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
+        optimizer = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0), 40)
         step = TrainingStep(engine, optimizer, 1)
         for number in range(6):
             step(some_batch(shape, 10 + number % 3), number + 1, 0.001)
