@@ -1,29 +1,24 @@
-"""Sentences about a run, and warnings, for the report, the model card, the terminal and exports."""
+"""Sentences about a run, and warnings, for the report, the terminal and exports."""
 
 import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.text_preprocessing import PRIVATE
-from crepe_dist.formatting import duration, join_words, number, percent, pluralize, truncate_to_width
+from crepe_dist.formatting import duration, join_words, number, percent, pluralize
 from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.weights_io import config_class
 from crepe_dist.native import library
 from crepe_dist.reports.score_page import (
-    LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
     accuracy_interval,
     describe_calibration,
-    describe_interval,
     majority,
     never_predicted_warning,
     over_groups,
 )
 from crepe_dist.runs.metrics import loss_of
-from crepe_dist.runs.scores import MultilabelScores
 from crepe_dist.settings.config import flag
 
 if TYPE_CHECKING:
@@ -32,26 +27,7 @@ if TYPE_CHECKING:
 WIDE_INTERVAL = 0.1  # A 95 % confidence interval of the accuracy that is wider than this causes a warning.
 RISEN = 1.05  # The loss is considered risen if its ratio to the lowest loss is above this limit.
 FALLING = 0.98  # The loss is considered still falling if its ratio to the previous loss is below this limit.
-STRONG = 0.9  # Classes with at least this F1 are not listed as weak classes.
 Warning_ = dict[str, str]  # Keys: ``what`` and ``why``.
-
-
-def describe_result(record: "RunRecord", classes: list[str]) -> str:
-    """State the test accuracy and the majority-class baseline, or the test scores of a multilabel model."""
-    scores = record.test_scores
-    if scores is None:
-        return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
-    if isinstance(scores, MultilabelScores):
-        return (
-            f"The test micro F1 is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')}. The macro F1 "
-            f"is {scores.macro_f1:.3f}. The mean average precision is {scores.mean_average_precision:.3f}."
-        )
-    majority_class, baseline = majority(scores, training_rows(record))
-    return (
-        f"The test accuracy is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')} "
-        f"({describe_interval(scores)}). The majority-class baseline (always "
-        f"“{truncate_to_width(classes[majority_class], LABEL_CELLS)}”) has an accuracy of {percent(baseline)}."
-    )
 
 
 def describe_selection(record: "RunRecord") -> str:
@@ -239,19 +215,3 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
     inflated = join_words([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
     scores = f" If a model suggested the corrections, scores on {inflated} are too high." if inflated else ""
     return [f"Label corrections changed {changed} before training.{scores}"]
-
-
-def describe_limits(record: "RunRecord", classes: list[str]) -> list[str]:
-    """Describe the limitations of the model for its users."""
-    sentences = basic_limits(record.metadata["encoding"], "labels" in record.metadata)
-    sentences += changed_labels(record.metadata)
-    if (scores := record.multiclass_test_scores) is not None:
-        f1 = scores.f1.tolist()
-        order = sorted(np.flatnonzero(scores.has_support).tolist(), key=f1.__getitem__)
-        weak = [
-            f"{truncate_to_width(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})"
-            for index in order[:3]
-            if f1[index] < STRONG
-        ]
-        sentences += [*([f"The model is weakest on {', '.join(weak)}."] if weak else []), describe_calibration(scores)]
-    return sentences

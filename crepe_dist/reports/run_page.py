@@ -1,7 +1,7 @@
 """Report of a run, ``report.html``, with its training curves.
 
-This module also writes the model card, which ``model_card.py`` renders. ``score_page.py`` computes the section
-"Scores". The sentences and the warnings are in ``findings.py``, because the model card and the terminal also show them.
+``score_page.py`` computes the section "Scores". The sentences and the warnings are in ``findings.py``, because the
+terminal also shows the warnings.
 """
 
 import math
@@ -16,8 +16,7 @@ from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json
 from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize, size
-from crepe_dist.reports import data_page, drawing, findings
-from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_card
+from crepe_dist.reports import drawing, findings
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
+MAX_COMMAND_CHARS = 4000
 # Exceptions that reading a damaged summary of the data set can raise.
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 FILES = (
@@ -84,27 +84,21 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
 def _is_current(folder: RunDir) -> bool:
     sources = [folder.path / name for name in (RESULT, CONFIG)]
     changed = max(path.stat().st_mtime_ns for path in sources if path.is_file())
-    pages = [folder.path / name for name in (REPORT, CARD)]
-    return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
+    page = folder.path / REPORT
+    return page.is_file() and page.stat().st_mtime_ns >= changed
 
 
 def _write_report(record: RunRecord, data: Dataset) -> Iterator[None]:
-    """Write the report and the model card into the run folder. Yield before each of the two files."""
+    """Write the report into the run folder. Yield before the file."""
     texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []
-    facts_for_users: list[str] = []
     if (scores := record.multiclass_test_scores) is not None:
         texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
     with suppress(*MALFORMED):
         summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
         warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
-        facts = data_page.facts(summary)
-        facts_for_users = [*facts["characters"], *facts["lengths"]]
     yield
     write_text(record.path / REPORT, page(record, texts, warnings))
-    yield
-    data_problems = [f"{warning['what']} ({warning['why']})" for warning in warnings]
-    write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *data_problems]))
 
 
 def page(
@@ -151,7 +145,10 @@ def page(
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
         files=[(name, size(disk_usage(path)), text) for name, text in FILES if (path := record.path / name).exists()],
-        limits=findings.describe_limits(record, classes),
+        limits=[
+            *findings.basic_limits(record.metadata["encoding"], "labels" in record.metadata),
+            *findings.changed_labels(record.metadata),
+        ],
     )  # fmt: skip
 
 

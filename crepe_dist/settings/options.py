@@ -341,8 +341,8 @@ class LoggingOptions(Settings, group="logging"):
 
     report: bool = setting(
         True,
-        "Write files for TensorBoard, and at the end of the run report.html and model_card.md, into the run folder, if "
-        "the `reports` extra is installed.",
+        "Write files for TensorBoard, and at the end of the run report.html, into the run folder, if the `reports` "
+        "extra is installed.",
     )
     track: Literal["none", "mlflow", "wandb"] = setting(
         "none",

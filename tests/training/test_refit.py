@@ -80,7 +80,7 @@ def test_validation_scores_are_those_before_and_test_scores_those_after(folder):
     )
     made = result(folder / "run")["provenance"]["refit"]
     assert made == {"rows": 320, "test_accuracy": first["test_accuracy"]}
-    assert "all 320 rows" in (folder / "run" / "model_card.md").read_text()
+    assert "all 320 rows" in (folder / "run" / "report.html").read_text()
 
 
 def test_a_finished_run_keeps_only_what_it_reports(folder):
