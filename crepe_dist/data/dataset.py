@@ -41,7 +41,7 @@ from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, Targets, open_targ
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_integer
-from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
+from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 
 FORMAT = 5  # Version of the folder's format.
 # Names of files in a data set folder.
@@ -299,20 +299,6 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which contains the checksums of the arrays."""
         return str(self.manifest["sha256"])
-
-    def split_digest(self, split: str) -> str:
-        """Hash the classes, and all files of a split except the files of the character ids and of the groups.
-
-        The hash is equal for the same documents in the same order, even if the encoder or the other splits differ. The
-        numbers of the groups depend on the other splits.
-        """
-        files = self.manifest["splits"][split]["files"]
-        digests = {
-            name: entry["sha256"]
-            for name, entry in files.items()
-            if ".codes-" not in name and name != groups_file(split)
-        }
-        return digest([self.classes, digests])
 
 
 def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:

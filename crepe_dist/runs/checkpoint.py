@@ -65,7 +65,7 @@ METADATA_SCHEMA = {
     "labels?": {"kind": (MULTILABEL,), "thresholds": list[float]},
     "label_type?": tuple(LABEL_TYPES),
     "numerics?": dict[str, str],
-    "data?": {"name": str, "fingerprint": str, "test": str, "corrected?": dict[str, int]},
+    "data?": {"name": str, "fingerprint": str, "corrected?": dict[str, int]},
     "calibration?": {"temperature": float, "min_probability": float},
 }
 
@@ -129,7 +129,6 @@ def build_metadata(
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "test": data.split_digest("test"),
             **({"corrected": corrected} if any(corrected.values()) else {}),
         },
         "id": data.manifest.get("id"),

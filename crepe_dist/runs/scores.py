@@ -116,17 +116,6 @@ class ClassificationScores:
         return rows
 
     @property
-    def macro_f1_error(self) -> float:
-        """Standard error of the macro F1, estimated by the delta method.
-
-        A mistake concerns two classes, the true class and the predicted class. Both are assumed to be affected equally.
-        """
-        correct, *wrong = self.confusion_counts.T
-        denominator, f1 = np.maximum(2 * correct + sum(wrong), 1), self.f1
-        squares = correct * ((2 - 2 * f1) / denominator) ** 2 + 2 * sum(wrong) * (f1 / denominator) ** 2
-        return float(np.sqrt(squares[self.has_support].sum()) / max(self.has_support.sum(), 1))
-
-    @property
     def support(self) -> Counts:
         """Number of documents of each class, int64 [classes]."""
         return np.asarray(self.confusion_counts[:, ::2].sum(axis=1))
@@ -163,7 +152,7 @@ class ClassificationScores:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
-        names = ["loss", "accuracy", "macro_f1", "macro_f1_error", "calibration_error"]
+        names = ["loss", "accuracy", "macro_f1", "calibration_error"]
         names += ["mean_average_precision"] * self.is_multilabel
         return {name: getattr(self, name) for name in names}
 

@@ -264,18 +264,11 @@ class TrainingOptions(Settings, group="training"):
     patience: int | None = setting(
         None,
         "Stop early after this number of epochs in a row without an improvement. An epoch is an improvement if its "
-        "score (see `metric_for_best_model`) or its calibrated loss is better than at the last improvement, by more "
+        "accuracy (multilabel data: micro F1) or its calibrated loss is better than at the last improvement, by more "
         "than chance. Requires a validation split. 0: never stop early. Default: 2 if `epochs` is not given and the "
         "validation split has at least 200 documents of one label each. Otherwise 0. For paper and with unlabelled "
         "texts, always 0.",
         int_range(0, MAX_COUNT),
-    )
-    metric_for_best_model: Literal["accuracy", "macro_f1"] = setting(
-        "accuracy",
-        "Validation score that selects the epoch. accuracy: accuracy, or micro F1 for multilabel data. macro_f1: mean "
-        "F1 of all classes, so that rare classes count as much as frequent ones. If two scores differ by less than one "
-        "standard error, the lower calibrated loss wins. If the losses are equal within their tolerance, the later "
-        "epoch wins.",
     )
     label_smoothing: float | None = setting(
         None,

@@ -31,22 +31,19 @@ class ModelSelection:
         num_rows: Number of documents in the validation split, or in the test split if there is no validation split.
         patience: The run stops after this number of epochs without improvement. If it is 0, the run never stops early.
         num_epochs: Number of epochs after which the run ends.
-        score: Name of the score (``training.metric_for_best_model``).
     """
 
     has_validation: bool
     num_rows: int
     patience: int
     num_epochs: int
-    score: str = "accuracy"
 
     @classmethod
     def for_data(cls, config: Config, data: Dataset, num_epochs: int) -> "ModelSelection":
         """Create the model selection for a run of at most ``num_epochs`` epochs."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
-        training = config.training
-        return cls(has_validation, rows, training.patience or 0, num_epochs, training.metric_for_best_model)
+        return cls(has_validation, rows, config.training.patience or 0, num_epochs)
 
     @property
     def selected_by(self) -> str:
@@ -108,16 +105,14 @@ class ModelSelection:
         if self.best_epoch(progress) is not newest:
             return ""
         is_better = self.last_improvement(progress) is newest
-        score = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
-        return ("the best so far" if is_better else "as good as the best so far, within chance") + score
+        return "the best so far" if is_better else "as good as the best so far, within chance"
 
     def _standard_error(self, record: dict[str, Any]) -> float:
-        """Return the standard error of the score in a record. If it is missing, return the binomial standard error."""
-        binomial = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
-        return float(record.get(f"{self._split}_{self.score}_error", binomial))
+        """Return the binomial standard error of the score in a record."""
+        return math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
 
     def _score(self, record: dict[str, Any]) -> float:
-        return float(record.get(f"{self._split}_{self.score}", 0.0))
+        return float(record.get(f"{self._split}_accuracy", 0.0))
 
     def _loss(self, record: dict[str, Any]) -> float:
         return loss_of(record, self._split)[0]

@@ -127,7 +127,7 @@ def make(
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
     about |= {"composition": TextPreprocessor().to_dict(), **({"calibration": calibration} if calibration else {})}
-    about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
+    about |= {"data": {**data, "fingerprint": ""}} if data else {}
     about |= more or {}
     # In float32, like the exported model. The default precision depends on the processor.
     return checkpoint.write_checkpoint(

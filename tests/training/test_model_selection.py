@@ -79,19 +79,6 @@ def test_a_later_epoch_is_better_unless_its_loss_is_higher_but_no_improvement(ep
     assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict == verdicts[0]) == improved
 
 
-def test_the_macro_f1_decides_within_its_own_error():
-    choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=2, num_epochs=9, score="macro_f1")
-    course = progress("validation", (0.7, 1.0), (0.9, 1.1), (0.5, 1.2), (0.5, 0.9))
-    for record, score in zip(course.epochs, (0.5, 0.4, 0.61, 0.52)):
-        record.update(validation_macro_f1=score, validation_macro_f1_error=0.1)
-    assert (
-        choice.best_epoch(course)["epoch"] == 3
-    )  # 0.61 is more than an error above 0.5, and 0.52 less below, of less loss
-    assert choice.best_epoch(replace(course, epochs=course.epochs[:3]))["epoch"] == 2
-    assert choice.describe_latest(course) == "the best so far, macro F1 0.520"
-    assert replace(choice, score="accuracy").best_epoch(course)["epoch"] == 1
-
-
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
     choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=0, num_epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
