@@ -16,7 +16,6 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import MULTILABEL, SOFT
 from crepe_dist.formatting import join_words, number, percent, truncate_to_width
 from crepe_dist.reports import drawing
-from crepe_dist.reports.drawing import SPLIT_COLOURS
 from crepe_dist.reports.page import render
 
 MAX_COMMAND_CHARS = 20_000
@@ -30,16 +29,11 @@ CASES = {
     "fold": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
     "keep": "upper case is read as lower case after a mark, and line breaks as spaces; texts are read in reverse",
 }
-# A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of segments. A segment
-# consists of a start, a size and a colour.
-Bar = tuple[str, list[Any], str]
 # Reasons for the removal of rows, in the order of removal. Each pair contains a key of the summary, and the displayed
 # name.
 REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
 # Minimum difference between the requested and the drawn fraction of a split that the report mentions.
 MIN_FRACTION_DIFFERENCE = 0.002
-MAX_BARS = 30
-BAR_LABEL_CELLS = 26
 PERCENTILES = ("50", "90", "95", "99")  # Percentiles of the text length that are shown.
 Summary = dict[str, Any]
 
@@ -59,11 +53,9 @@ def page(summary: Summary) -> str:
         totals=totals,
         whole=_whole(clean, totals),
         rows=_largest_classes(totals, MAX_SHOWN["table"]),
-        max_bars=MAX_BARS,
-        colours_of=[(name, SPLIT_COLOURS[name]) for name in clean["splits"]],
         symbols=[(*formatting.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
-        figures=[_row_bars(clean), _class_bars(clean), _length_histogram(clean)],
+        histogram=_length_histogram(clean),
     )
 
 
@@ -219,37 +211,6 @@ def _largest_classes(counts: list[int], most: int) -> list[int]:
     if len(counts) <= most:
         return list(range(len(counts)))
     return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]
-
-
-def _row_bars(summary: Summary) -> list[Bar]:
-    """Return bars for the number of rows read, removed for each reason, and remaining, and for each split."""
-    counts, end = summary["rows"], summary["rows"]["read"]
-    bars = [("read", 0, end, "sky")]
-    for key, name in REMOVED_ROWS:
-        if counts[key]:
-            bars.append((name, end - counts[key], counts[key], "red"))
-            end -= counts[key]
-    bars.append(("remaining", 0, counts["kept"], "sky"))
-    start = 0
-    unlabelled = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
-    for name, split in {**summary["splits"], **unlabelled}.items():
-        bars.append((f"→ {name}", start, split["rows"], SPLIT_COLOURS[name]))
-        start += split["rows"]
-    ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
-    return [(name, [[part]], end) for (name, *part), end in zip(bars, ends)]
-
-
-def _class_bars(summary: Summary) -> list[Bar]:
-    """Return one bar per class that shows its number of rows, broken down by split."""
-    sums, bars = _class_totals(summary), []
-    for index in _largest_classes(sums, MAX_BARS):
-        parts, start = [], 0
-        for name, split in summary["splits"].items():
-            parts.append((start, split["classes"][index], SPLIT_COLOURS[name]))
-            start += split["classes"][index]
-        end = f"{number(start)}  ({percent(start, sum(sums))})"
-        bars.append((truncate_to_width(summary["classes"][index], BAR_LABEL_CELLS), [parts], end))
-    return bars
 
 
 def _length_histogram(summary: Summary) -> str:

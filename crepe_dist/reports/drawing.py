@@ -32,7 +32,7 @@ PALETTE = {
     "grey": ("#767c86", "#8d949e"),
 }
 BLUE, ORANGE, GREEN, RED, SKY, GREY = (light for light, _ in PALETTE.values())
-SPLIT_COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
+SPLIT_COLOURS = {"validation": "orange", "test": "green"}
 # Colours of evidence for and against a class. Pages use them as translucent backgrounds of text.
 FOR, AGAINST = "#0072b2", "#d55e00"
 WIDTH = 5.0  # Width of a figure, in inches.

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 WIDE_INTERVAL = 0.1  # A 95 % confidence interval of the accuracy that is wider than this causes a warning.
 RISEN = 1.05  # The loss is considered risen if its ratio to the lowest loss is above this limit.
-FALLING = 0.98  # The loss is considered still falling if its ratio to the previous loss is below this limit.
 Warning_ = dict[str, str]  # Keys: ``what`` and ``why``.
 
 
@@ -126,10 +125,6 @@ def _losses(record: "RunRecord") -> tuple[list[float], float]:
     return [loss for loss, _ in pairs], max((error for _, error in pairs), default=0.0)
 
 
-def _has_risen(losses: list[float], error: float) -> bool:
-    return len(losses) > 1 and losses[-1] > RISEN * min(losses) + error
-
-
 def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
     """Return warnings about the result."""
     warnings: list[Warning_] = []
@@ -138,9 +133,6 @@ def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
         warnings.append({"what": what, "why": why})
 
     losses, error = _losses(record)
-    rose = _has_risen(losses, error)
-    is_done = rose or _stopped(record)
-    falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
     if (scores := record.multiclass_test_scores) is not None:
         _, baseline = majority(scores, training_rows(record))
         low, high = accuracy_interval(scores)
@@ -162,16 +154,11 @@ def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
                 "the probabilities are not reliable",
                 describe_calibration(scores),
             )
-    if rose:
+    if len(losses) > 1 and losses[-1] > RISEN * min(losses) + error:
         best = losses.index(min(losses)) + 1
         warn(
             f"overfitting: the loss on unseen texts rose from {min(losses):.3f} after epoch {best} to {losses[-1]:.3f}",
             "the model memorises the training texts, and is overconfident or less accurate on unseen texts",
-        )
-    elif falls and record.result is not None:
-        warn(
-            "the loss on unseen texts was still falling when the run ended",
-            f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
         )
     return warnings
 

@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json
-from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize, size
+from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize
 from crepe_dist.reports import drawing, findings
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.metrics import History
 from crepe_dist.runs.record import RunRecord, open_run
-from crepe_dist.runs.run_dir import RunDir, disk_usage
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
@@ -34,22 +32,7 @@ REPORT = "report.html"
 MAX_COMMAND_CHARS = 4000
 # Exceptions that reading a damaged summary of the data set can raise.
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
-FILES = (
-    ("checkpoints/", "parameters and scores of the selected epoch and, without a refit, of the last epoch"),
-    ("state/", "resume state of an unfinished run"),
-    ("supervised/", "supervised model, which was trained only on the labelled texts"),
-    ("pseudo_labels/", "pseudo labels of the unlabelled texts"),
-    ("metrics.jsonl", "metrics of every step and every epoch"),
-    ("tensorboard/", "metrics for TensorBoard"),
-    ("mlflow.id", "id of the run in MLflow"),
-    ("wandb.id", "id of the run in Weights & Biases"),
-    ("wandb/", "records for Weights & Biases"),
-    ("config.yaml", "settings"),
-    ("result.json", "selected epoch, its scores and its provenance"),
-)
 MARKERS = {"validation": "s", "test": "o"}  # Markers of the points of a split's curve.
-MIN_SMOOTHED = 20  # A curve with fewer points than this is not smoothed.
-SPAN = 15  # On each side of a point, the moving average includes 1 / SPAN of all points.
 MIN_SPAN = 0.04  # Minimum range of an accuracy axis, so that random differences look small.
 NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.
 
@@ -144,7 +127,6 @@ def page(
         reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
-        files=[(name, size(disk_usage(path)), text) for name, text in FILES if (path := record.path / name).exists()],
         limits=[
             *findings.basic_limits(record.metadata["encoding"], "labels" in record.metadata),
             *findings.changed_labels(record.metadata),
@@ -177,19 +159,13 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
 
 
 def _loss_curves(history: History, reported: int) -> str:
-    """Plot the raw and the smoothed training loss by step, and the validation and test loss by epoch."""
+    """Plot the training loss by step, and the validation and test loss by epoch."""
     with drawing.style():
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
         means = [point.mean for point in history.points]
-        if history.steps_per_point > 1:
-            lows, highs = [point.low for point in history.points], [point.high for point in history.points]
-            axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)
-        if len(means) >= MIN_SMOOTHED:
-            axes.plot(steps, means, color=drawing.SKY, linewidth=0.9, alpha=0.5)
-        axes.plot(steps, _smoothed(means), color=drawing.BLUE, linewidth=1.6, label="train")
+        axes.plot(steps, means, color=drawing.BLUE, linewidth=1.6, label="train")
         _epochs(axes, history, "loss", reported)
-        _marks(axes, history)
         axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         # The losses of the first steps are often much higher than the others. The axis clips them, so that the rest of
         # the curve is legible.
@@ -202,21 +178,11 @@ def _loss_curves(history: History, reported: int) -> str:
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of the values. If there are fewer than ``MIN_SMOOTHED``, return them unchanged."""
-    if len(values) < MIN_SMOOTHED:
-        return list(values)
-    window = np.hanning(2 * (len(values) // SPAN) + 3)
-    counts = np.convolve(np.ones(len(values)), window, "same")
-    return [float(mean) for mean in np.convolve(values, window, "same") / counts]
-
-
 def accuracy_curves(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
     """Plot the validation and test accuracy by epoch."""
     with drawing.style():
         figure, axes = _axes(measure, history)
         _epochs(axes, history, "accuracy", reported)
-        _marks(axes, history)
         low, high = axes.dataLim.intervaly
         start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - MIN_SPAN)
         axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + MIN_SPAN)))
@@ -230,8 +196,7 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
 
 def _axes(label: str, history: History) -> tuple["Figure", "Axes"]:
     """Create axes over steps, with space for a legend above them."""
-    top = 0.5 if history.resume_steps else 0.3
-    figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
+    figure, axes = drawing.blank(2.5, left=0.75, right=0.1, top=0.3, bottom=0.45)
     axes.set_ylabel(label)
     axes.set_xlabel("steps", loc="right")
     axes.grid(axis="y")
@@ -251,12 +216,6 @@ def _epochs(axes: "Axes", history: History, score: str, reported: int | None) ->
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:
         axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="selected")
-
-
-def _marks(axes: "Axes", history: History) -> None:
-    """Mark the steps where the run was resumed."""
-    for index, step in enumerate(history.resume_steps):
-        axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 
 
 def _legend(axes: "Axes") -> None:

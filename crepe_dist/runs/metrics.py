@@ -18,7 +18,6 @@ from crepe_dist.runs.resume_state import TrainerState
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
 MAX_POINTS = 150  # A history contains at most twice this many points.
-MAX_RESUME_STEPS = 200  # A history also records the step numbers of at most this many resumes.
 Record = dict[str, Any]
 
 
@@ -127,15 +126,11 @@ class DownsampledPoint:
 
     Attributes:
         step: Number of the last step.
-        low: Lowest loss of a step.
-        high: Highest loss of a step.
         mean: Mean loss of the steps.
         count: Number of steps.
     """
 
     step: int
-    low: float
-    high: float
     mean: float
     count: int = 1
 
@@ -144,7 +139,6 @@ class DownsampledPoint:
         total = self.count + later.count
         self.mean += (later.mean - self.mean) * later.count / total
         self.step, self.count = later.step, total
-        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
 
 
 @dataclass
@@ -155,14 +149,12 @@ class History:
         points: Losses of the steps, at most twice ``MAX_POINTS`` points.
         steps_per_point: Number of steps per point.
         epochs: Records of the epochs.
-        resume_steps: Steps where the run was resumed, at most ``MAX_RESUME_STEPS``.
         num_resumes: Number of times that the run was resumed.
     """
 
     points: list[DownsampledPoint] = field(default_factory=list)
     steps_per_point: int = 1
     epochs: list[Record] = field(default_factory=list)
-    resume_steps: list[int] = field(default_factory=list)
     num_resumes: int = 0
 
     @classmethod
@@ -180,15 +172,13 @@ class History:
 
     def add(self, record: Record) -> None:
         """Add a record."""
-        event, step = record["event"], record["step"]
+        event = record["event"]
         if event == "step":
-            self._add(DownsampledPoint(step, record["loss"], record["loss"], record["loss"]))
+            self._add(DownsampledPoint(record["step"], record["loss"]))
         elif event == "epoch":
             self.epochs.append(record)
         elif event == "resume":
             self.num_resumes += 1
-            if len(self.resume_steps) < MAX_RESUME_STEPS:
-                self.resume_steps.append(step)
 
     def _add(self, point: DownsampledPoint) -> None:
         last = self.points[-1] if self.points else None

@@ -3,7 +3,6 @@
 import fcntl
 import shutil
 import socket
-import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -192,13 +191,3 @@ class RunDir:
                     say(f"another process is training in {self.path}; waiting up to {timeout:.0f} s for it to end")
             yield None
             time.sleep(0.2)
-
-
-def disk_usage(path: Path) -> int:
-    """Return the size in bytes of a file, or the sum of the sizes of all files in a folder."""
-    total = 0
-    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
-        with suppress(OSError):
-            status = file.lstat()
-            total += status.st_size * (not stat.S_ISDIR(status.st_mode))
-    return total

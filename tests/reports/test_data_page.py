@@ -154,8 +154,6 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "ab" * 32,
         "1.2 MB",
         "python -m crepe_dist prepare reviews.csv --out data/reviews",
-        "read 10,000 invalid 31",  # the figures
-        "4,390  (50.5 %)".replace("  ", " "),
         "feature_len: 1,014",
     ):
         assert piece in whole
@@ -183,7 +181,7 @@ def checked(markup):
 @pytest.mark.parametrize("what", [summary(), hostile()], ids=["plain", "hostile"])
 def test_a_page_runs_nothing_and_fetches_nothing(what):
     read = checked(page(what))
-    assert read.elements.count("svg") > 10
+    assert read.elements.count("svg") == 1
     assert sum(name == "id" for name, _ in read.attributes) > 10
 
 
@@ -210,7 +208,7 @@ def test_ten_thousand_classes():
     markup = page(of_classes(10_000))
     assert len(markup.encode("utf-8")) < 3_000_000
     text = Page(markup).text
-    for more in ("9,970", "8,000", "9,950"):  # bars, rows of the table, examples
+    for more in ("8,000", "9,950"):  # rows of the table, examples
         assert f"{more} more classes" in text
     assert "<class & number 1999>" in text
     assert "<class & number 2000>" not in text
