@@ -66,9 +66,8 @@ class MetricsLogger:
 
         Args:
             event: ``step`` or ``epoch``.
-            records: Records. Those of steps have the keys step, epoch, loss, learning_rate, documents_per_second,
-                milliseconds (per step) and wait_fraction. Those of epochs are the results of
-                ``checkpoint.epoch_record``.
+            records: Records. Those of steps have the keys step, epoch, loss, learning_rate, documents_per_second
+                and milliseconds (per step). Those of epochs are the results of ``checkpoint.epoch_record``.
         """
         if not self._is_root:
             return

@@ -1,6 +1,5 @@
 """Callbacks of the training loop: the interface, the list that calls them in order, and the watchdog's callback."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -40,8 +39,8 @@ class Callback:
                 agreed on.
         """
 
-    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
-        """Handle the records of the steps since the last call. ``StepLogger`` calls this method every ten steps."""
+    def on_log(self, throughput: Throughput) -> None:
+        """Handle the throughput of the steps since the last call. ``StepLogger`` calls this method every ten steps."""
 
     def on_save(self) -> None:
         """Prepare for the capture of the state. ``SaveCallback`` calls this method."""

@@ -24,12 +24,10 @@ class Throughput:
     Attributes:
         documents_per_second: Number of documents per second.
         ms_per_step: Number of milliseconds per step.
-        data_wait_fraction: Fraction of the time that this rank spent waiting for data.
     """
 
     documents_per_second: float
     ms_per_step: float
-    data_wait_fraction: float
 
     def __str__(self) -> str:
         decimals = 0 if self.ms_per_step >= 100 else 1

@@ -25,8 +25,6 @@ from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_setup import build_engine
-from crepe_dist.training.out_of_memory import oom_as_user_error
-from crepe_dist.training.startup_messages import warn_unused_gpu
 from crepe_dist.training.training_data import (
     open_training_data,
     resolve_epochs,
@@ -43,8 +41,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         UserError: An error that the user can fix.
         StopRequested: A signal requested a stop. The state has been saved.
     """
-    oom_errors = oom_as_user_error(config.data.batch_size, group.size)
-    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
+    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog:
         group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
         group.timeout = config.safety.watchdog_s / 2
         watchdog.late_rank = lambda: group.late_rank
@@ -89,7 +86,6 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             display.print(str(result))
             closing.close()
             report(config, data, folder, job)
-            display.print_lines(warn_unused_gpu(config, engine))
             return result
 
 

@@ -7,15 +7,13 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize, truncate_to_width
+from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.context import TrainContext, batch_schedule, max_batch_size
 
-MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
-LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
 MAX_SHOWN_HOSTS = 8  # Maximum number of host names in the line `training`.
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
@@ -75,33 +73,15 @@ def startup_warnings(context: TrainContext) -> list[str]:
     config, data, group = context.config, context.data, context.group
     if is_refit(data):
         return []  # The warnings were already printed before the refit.
-    lines = [warn_empty_classes(data)]
+    lines: list[str] = []
     if config.training.init_from is not None:
         lines.append(group.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
     lines += warn_unused_gpu(config, context.engine)
     return [line for line in lines if line]
 
 
-def warn_empty_classes(data: Dataset) -> str:
-    """Return a warning if some classes have no training rows, or "" otherwise."""
-    counts = data.splits["train"].targets.class_mass()
-    names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
-    if not names:
-        return ""
-    shown = join_head([truncate_to_width(name, LABEL_WIDTH) for name in names], MAX_SHOWN_CLASSES)
-    return _format_note(
-        "a class without training rows cannot be learned, and there is no row of "
-        f"{pluralize(len(names), 'class', 'classes')}: {shown}",
-        "collect such rows, or repeat prepare with --stratified, which gives each split rows of every class that has "
-        "enough rows",
-    )
-
-
 def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
-    """Return a warning if the run trains on the CPU although there is a GPU.
-
-    The warning is printed at the start and the end.
-    """
+    """Return a warning if the run trains on the CPU although there is a GPU."""
     if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
             if error := driver.init_error():

@@ -1,12 +1,10 @@
 """Logging of the steps: losses, learning rates and throughput, for the metrics files and the progress display."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.signals import StepAction
-from crepe_dist.formatting import duration, pluralize
 from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training.callbacks import Callback
 from crepe_dist.training.context import TrainContext
@@ -14,9 +12,6 @@ from crepe_dist.training.display import Throughput, epoch_line
 
 LOG_INTERVAL = 10  # Maximum number of steps between two calls of ``on_log``.
 LOG_SECONDS = 2.0  # If a step ends more than this time after the last call, ``on_log`` is called at once.
-# Number of the ``on_log`` call whose throughput is used to estimate the remaining time. Earlier steps are slower than
-# later steps, because the caches are not filled yet.
-ESTIMATED_AT = 6
 
 
 class StepLogger(Callback):
@@ -25,7 +20,7 @@ class StepLogger(Callback):
     The clock runs only during training steps. It is paused during evaluation and while a state is captured.
 
     Args:
-        listeners: Callbacks whose ``on_log`` receives the records.
+        listeners: Callbacks whose ``on_log`` receives the throughput.
     """
 
     def __init__(self, context: TrainContext, listeners: Callback) -> None:
@@ -35,9 +30,7 @@ class StepLogger(Callback):
         self._display = context.display
         self._listeners = listeners
         self._unlogged: list[tuple[StepResult, float]] = []  # Results and learning rates of steps.
-        self._wait_seconds = 0.0  # Time this rank has waited for data since the last ``on_log``.
         self._last_log: float | None = None  # Time of the last log; ``None`` while the clock is paused.
-        self._step_end = 0.0
         self._has_logged = False
 
     def on_epoch_begin(self) -> None:
@@ -46,7 +39,6 @@ class StepLogger(Callback):
     def on_step_begin(self, batch: Batch) -> StepAction:
         if self._last_log is None:  # A state was saved after the previous step.
             self._restart_clock()
-        self._wait_seconds += time.monotonic() - self._step_end
         return StepAction.CONTINUE
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
@@ -57,7 +49,6 @@ class StepLogger(Callback):
         if result.step % LOG_INTERVAL == 0 or is_due or not self._has_logged:
             self._log()
             self._has_logged = True
-        self._step_end = time.monotonic()
 
     def on_save(self) -> None:
         self._log()
@@ -88,17 +79,14 @@ class StepLogger(Callback):
             throughput = Throughput(
                 documents_per_second=sum(step.global_batch_size for step, _ in self._unlogged) / seconds,
                 ms_per_step=1000 * seconds / len(self._unlogged),
-                data_wait_fraction=min(1.0, self._wait_seconds / seconds),
             )
-            records = [self._record(*step, throughput) for step in self._unlogged]
-            self._metrics.log("step", records)
-            self._listeners.on_log(records, throughput)
+            self._metrics.log("step", [self._record(*step, throughput) for step in self._unlogged])
+            self._listeners.on_log(throughput)
             self._unlogged = []
         self._restart_clock()
 
     def _restart_clock(self) -> None:
-        self._wait_seconds = 0.0
-        self._last_log = self._step_end = time.monotonic()
+        self._last_log = time.monotonic()
 
     def _record(self, result: StepResult, learning_rate: float, throughput: Throughput) -> dict[str, Any]:
         return {
@@ -108,29 +96,24 @@ class StepLogger(Callback):
             "learning_rate": learning_rate,
             "documents_per_second": throughput.documents_per_second,
             "milliseconds": throughput.ms_per_step,
-            "wait_fraction": throughput.data_wait_fraction,
         }
 
 
 class ProgressCallback(Callback):
-    """Callback that displays the progress, the estimated remaining time and the scores of each epoch."""
+    """Callback that displays the progress and the scores of each epoch."""
 
     def __init__(self, context: TrainContext) -> None:
         self._context = context
         self._display = context.display
         self._num_epochs = context.config.training.num_epochs
         self._num_rows = len(context.data.splits["train"])
-        self._num_logs = 0
 
     def on_epoch_begin(self) -> None:
         progress = self._context.progress
         self._display.begin_epoch(progress.epoch, self._num_epochs, self._num_rows, progress.documents)
 
-    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
+    def on_log(self, throughput: Throughput) -> None:
         progress = self._context.progress
-        self._num_logs += 1
-        if self._num_logs == ESTIMATED_AT:
-            self._show_estimate(throughput)
         self._display.update(progress.documents, progress.smoothed_loss or 0.0, throughput)
 
     def on_train_epoch_end(self) -> None:
@@ -140,12 +123,3 @@ class ProgressCallback(Callback):
         self._display.log(
             epoch_line(record, self._num_epochs, self._context.selection.describe_latest(self._context.progress))
         )
-
-    def _show_estimate(self, throughput: Throughput) -> None:
-        """Print the estimated remaining time of the run at this throughput."""
-        progress = self._context.progress
-        remaining = (self._num_epochs + 1 - progress.epoch) * self._num_rows - progress.documents
-        seconds = duration(remaining / throughput.documents_per_second)
-        documents = pluralize(remaining, "document")
-        # Later, larger batches are faster. Early stopping may also shorten the run.
-        self._display.print(f"time      at most about {seconds} without evaluation: {documents} left, {throughput}")

@@ -204,7 +204,7 @@ def test_scores_are_those_of_the_cpu(data, alone, tmp_path):
 def test_a_gpu_that_is_too_small(network, memory, data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK, *network)
     with cuda_emulator.for_processes(DRIVER_MEMORY=memory):
-        assert "error: out of memory with " in run(arguments, tmp_path, code=1)
+        assert "error: out of memory\n" in run(arguments, tmp_path, code=1)
 
 
 @needs_kernels
@@ -215,14 +215,11 @@ def test_a_gpu_that_is_too_small(network, memory, data, tmp_path):
         ({"DRIVER_FAILS": 803}, "the GPU", "cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"),
     ],
 )
-def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(told, name, why, data, tmp_path):
+def test_a_gpu_that_is_not_used_is_told_at_the_start(told, name, why, data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, "--epochs=1")
     with cuda_emulator.for_processes(**told):
         printed = run(arguments, tmp_path)
         assert why in run([*arguments, "--device=gpu"], tmp_path, code=1)
-    first, second = printed.split(f"warning: {name} is not used, the CPU computes: ")[1:]
-    assert "epoch 1 of 1" in first
-    second, _, commands = second.partition("next  ")
-    assert "evaluate" in commands
-    assert second in first
-    assert why in second
+    (warning,) = printed.split(f"warning: {name} is not used, the CPU computes: ")[1:]
+    assert why in warning
+    assert "epoch 1 of 1" in warning
