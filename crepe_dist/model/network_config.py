@@ -166,19 +166,6 @@ class NetworkConfig(ABC):
         """Number of activations of one document in the largest layer."""
         return self.feature_len * self.alphabet_size
 
-    def requested_sizes(self, options: "ModelOptions") -> dict[str, int | None]:
-        """Return the sizes that ``options`` request, by attribute name. A size is ``None`` if any size is accepted.
-
-        An option that the user sets to its default value is treated like an option that the user has not set.
-        """
-        names = [name for name in self.hyperparameter_names() if name != DROPOUT and hasattr(options, name)]
-        values = {name: getattr(options, name) for name in names}
-        return {name: None if value == getattr(type(options), name) else value for name, value in values.items()}
-
-    def size_mismatch_hint(self, name: str) -> str:
-        """Return the remedy for an error message: the requested size ``name`` differs from this configuration."""
-        return f"omit model.{name}, which these parameters decide"
-
     def with_training_options(self, options: "ModelOptions") -> Self:
         """Return a copy with the options that may differ between training runs, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():

@@ -80,7 +80,6 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
             f"{path} has {shape.num_classes} outputs, but its .json file has {len(classes)} classes",
             remedy=checkpoint.OTHER_CHECKPOINT_HINT,
         )
-    _check_settings(path, options, shape)
     unpacked = weights_io.decompress_all(arrays, shape)
     weights_io.validate(unpacked, shape)
     transferable, indices, summary = _select_transferable(path, unpacked, shape, classes, dataset.classes)
@@ -161,22 +160,3 @@ def _check_encoding(
             f"{encoding.feature_len:,}; or the alphabets differ",
             f"repeat prepare with {trained_on.flags(path.with_suffix('.json'))}",
         )
-
-
-def _check_settings(path: Path, options: ModelOptions, shape: NetworkConfig) -> None:
-    """Check that no setting contradicts the pretrained network."""
-    requested = options.network if options.size == "auto" else "paper"  # Only ``paper`` has the setting ``size``.
-    # The default value of ``--model`` is not checked, because users who do not pass ``--model`` get the same value.
-    if requested not in (ModelOptions.network, shape.kind):
-        raise UserError(
-            f"the settings ask for --model {requested}, but {path} is a network of kind {shape.kind}",
-            "training continues with the network of the pretrained parameters",
-            "omit --model and --size, or start from another checkpoint",
-        )
-    for name, value in shape.requested_sizes(options).items():
-        if value not in (None, getattr(shape, name)):
-            raise UserError(
-                f"the settings ask for {value} {name}, but {path} has {getattr(shape, name)}",
-                "the pretrained parameters decide the size of the network",
-                shape.size_mismatch_hint(name),
-            )

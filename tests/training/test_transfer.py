@@ -175,22 +175,6 @@ class TestEncodings:
             )
 
 
-class TestSettings:
-    @pytest.mark.parametrize(
-        ("kind", "options", "message"),
-        [
-            ("paper", ModelOptions(size="small"), "256 filters"),
-            ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
-            ("ngrams", ModelOptions(size="tiny"), "--model paper"),
-            ("crepe", ModelOptions(embedding_rows=2048), "2048 embedding_rows"),
-        ],
-    )
-    def test_that_ask_for_another_network_are_refused(self, runs, dataset, kind, options, message):
-        with pytest.raises(UserError, match=message) as error:
-            transfer.load_pretrained(runs[kind], options, dataset)
-        assert "omit" in error.value.remedy
-
-
 class TestForeign:
     def test_with_as_many_outputs_all_is_taken(self, foreign, dataset):
         network, said = started(foreign, dataset)

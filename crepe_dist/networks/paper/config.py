@@ -114,12 +114,6 @@ class PaperConfig(NetworkConfig):
     def activations(self) -> int:
         return self.feature_len * self.filters
 
-    def requested_sizes(self, options: "ModelOptions") -> dict[str, int | None]:
-        return dict(zip(("filters", "units"), SIZES.get(options.size, (None, None))))
-
-    def size_mismatch_hint(self, name: str) -> str:
-        return "omit model.size, which these parameters decide"
-
     def with_training_options(self, options: "ModelOptions") -> "PaperConfig":
         return replace(self, dropout=PAPER_DROPOUT if options.dropout is None else options.dropout)
 
