@@ -187,15 +187,11 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if temperature != 1:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
         uncalibrated = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
-    more_scores = ""
-    if top := scores.top_k_accuracy:
-        more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
-    more_scores += _selective_predictions(scores)
     missed = never_predicted_warning(scores, classes)
     return (
         f"accuracy {percent(scores.accuracy)}{interval}   macro F1 {scores.macro_f1:.3f}   {loss}   "
-        f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
-        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes)}"
+        f"calibration error {percent(scores.calibration_error)}{uncalibrated}"
+        f"{_selective_predictions(scores)}\n\n{_class_table(scores, classes)}\n\n{_confusion(scores, classes)}"
         + (f"\n\n{missed['what']}: {missed['why']}" if missed else "")
     )
 

@@ -14,7 +14,7 @@ from crepe_dist import formatting
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.formatting import number, percent, pluralize, truncate_to_width
-from crepe_dist.model.calibration import reverse_cumsum, wilson_lower_bound
+from crepe_dist.model.calibration import wilson_lower_bound
 from crepe_dist.reports import drawing
 from crepe_dist.reports.page import render
 from crepe_dist.runs.group_bootstrap import Z
@@ -132,7 +132,6 @@ def template_values(
         "reduced": len(classes) > MAX_MATRIX_CLASSES,
         "confusion": _confusion_matrix(scores, classes),
         "reliability": _reliability_diagram(scores),
-        "coverage": _coverage_curve(scores) if scores.confidence_histogram.any() else "",
     }
 
 
@@ -316,25 +315,3 @@ def _reliability_diagram(scores: MulticlassScores) -> str:
         axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
         description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
         return drawing.svg(figure, description)
-
-
-def _coverage_curve(scores: MulticlassScores) -> str:
-    """Draw the coverage curve as SVG: the precision against the fraction of the texts that reach each threshold."""
-    texts, right = reverse_cumsum(scores.confidence_histogram[:, :2].T)
-    texts, right = texts[right > 0], right[right > 0]
-    with drawing.style():
-        figure, axes = drawing.blank(3.0, left=0.85, right=0.25, bottom=0.45, top=0.3)
-        bounds = wilson_lower_bound(texts, right), 1 - wilson_lower_bound(texts, texts - right)
-        axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
-        axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
-        for selective in scores.selective_scores:
-            coverage, precision = selective["covered"], selective["precision"]
-            axes.plot(coverage, precision, "s", color=drawing.ORANGE, markersize=4, clip_on=False)
-        lowest = axes.dataLim.ymin
-        axes.set(xlim=(0, 1), ylim=(lowest - 0.1 * (1.01 - lowest), 1.0), xlabel="coverage", ylabel="precision")
-        axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
-        drawing.label_with_percents(axes.xaxis, axes.yaxis)
-        axes.grid(axis="y")
-        legend = "line: precision, with its 90 % interval; squares: required precisions"
-        axes.text(0, 1.06, legend, transform=axes.transAxes)
-        return drawing.svg(figure, "Precision of the predictions by coverage")

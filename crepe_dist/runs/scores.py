@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from crepe_dist.model.calibration import (
     INTERVALS,
-    PERCENTS,
     UNCALIBRATED,
     Calibration,
     interval_threshold,
@@ -29,7 +28,6 @@ BINS = 15  # Number of intervals of the predicted probability, as in Guo et al. 
 MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the order of additions does not matter.
 MAX_MISTAKES = 20  # Maximum number of stored mistakes per split.
 TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mistake.
-TOP_K = (3, 5)  # Values of k of the top-k accuracies.
 # If there are more classes than this, the scores are not stored, because the confusion matrix is too large.
 MAX_STORED_CLASSES = 1000
 MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents than this, ``is_correct`` is not stored.
@@ -40,7 +38,6 @@ DEFAULT_THRESHOLD = 0.5  # Minimum probability of a predicted label if there is 
 NOT_STORED = ("loss_error",)  # Attributes that are not stored.
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-EMPTY_CONFIDENCE_HISTOGRAM: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
 EMPTY_SELECTIVE_COUNTS: Counts = np.zeros((0, 2), np.int64)
 
 
@@ -207,9 +204,6 @@ class MulticlassScores(ClassificationScores):
         uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` is already at temperature 1.
         uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document.
         loss_error: Standard error of ``loss``; ``None`` if no temperature was fitted to this split. Not stored.
-        confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. One row per percent of predicted probability (rounded
-            down): the number of documents, the number of correct predictions, and for each k of ``TOP_K``, the number
-            of documents whose true class is among the k most probable classes.
         selective_counts: int64 [precisions, 2]. For each precision that the calibration reaches: the number of
             documents with a prediction, and the number of correct predictions among them.
     """
@@ -223,7 +217,6 @@ class MulticlassScores(ClassificationScores):
     uncalibrated: Counts | None = None
     uncalibrated_loss: float | None = None
     loss_error: float | None = None
-    confidence_histogram: Counts = field(default_factory=lambda: EMPTY_CONFIDENCE_HISTOGRAM)
     selective_counts: Counts = field(default_factory=lambda: EMPTY_SELECTIVE_COUNTS)
     group_counts: Counts | None = None
 
@@ -261,13 +254,6 @@ class MulticlassScores(ClassificationScores):
         return float(np.trace(self.confusion) / self.documents)
 
     @property
-    def top_k_accuracy(self) -> dict[int, float]:
-        """Top-k accuracy for each k of ``TOP_K`` that is smaller than the number of classes."""
-        documents, _, *num_among_top_k = self.confidence_histogram.sum(axis=0).tolist()
-        pairs = zip(TOP_K, num_among_top_k) if documents else ()
-        return {k: count / documents for k, count in pairs if k < len(self.confusion)}
-
-    @property
     def uncalibrated_error(self) -> float:
         """Expected calibration error at temperature 1."""
         return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
@@ -290,8 +276,7 @@ class MulticlassScores(ClassificationScores):
         """Return the scores over all classes as JSON values."""
         losses, errors = ("loss", "uncalibrated_loss"), ("calibration_error", "uncalibrated_error")
         names = ("accuracy", "macro_f1", *losses, *errors, "documents")
-        top = {f"top_{k}_accuracy": accuracy for k, accuracy in self.top_k_accuracy.items()}
-        return {**{name: getattr(self, name) for name in names}, **top}
+        return {name: getattr(self, name) for name in names}
 
     def top_confusions(self, max_confusions: int | None = None) -> list[tuple[int, int, int]]:
         """Return the confusions as (true class, predicted class, number of documents), the most frequent first.

@@ -12,7 +12,6 @@ from crepe_dist.data.targets import Targets
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import (
     INTERVALS,
-    PERCENTS,
     UNCALIBRATED,
     Calibration,
     TemperatureFitter,
@@ -25,7 +24,6 @@ from crepe_dist.runs.group_bootstrap import count_by_group
 from crepe_dist.runs.scores import (
     BINS,
     MAX_MISTAKES,
-    TOP_K,
     TOP_K_PER_MISTAKE,
     AnyScores,
     Floats,
@@ -132,7 +130,6 @@ class MulticlassAccumulator(ScoreAccumulator):
         self._used = calibration  # Calibration of this split's probabilities. Fitting does not change it.
         self._precision_thresholds = list(calibration.precision_thresholds.values())
         self._confusion = self._register(np.zeros((num_classes, num_classes), np.int64))
-        self._confidence_histogram = self._register(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
         self._uncalibrated = self._register(np.zeros((BINS, 3), np.int64))
         self._selective_counts = np.zeros((len(self._precision_thresholds), 2), np.int64)
         if self._precision_thresholds:
@@ -159,9 +156,6 @@ class MulticlassAccumulator(ScoreAccumulator):
         probabilities = _exp(log_probabilities)
         confidence = probabilities.max(axis=1)
         self._count(rows, is_correct, (-log_probabilities[true_class], uncalibrated_losses), (confidence, is_correct))
-        num_higher = (logits > logits[true_class][:, None]).sum(axis=1)
-        columns = [np.ones_like(is_correct), is_correct, *(num_higher < k for k in TOP_K)]
-        np.add.at(self._confidence_histogram, (100 * confidence).astype(np.int64), np.stack(columns, axis=1))
         for counts, (threshold,) in zip(self._selective_counts, self._precision_thresholds):
             is_predicted = confidence >= threshold
             counts += [is_predicted.sum(), (is_predicted & is_correct).sum()]
@@ -201,7 +195,6 @@ class MulticlassAccumulator(ScoreAccumulator):
             self._uncalibrated if self._used.temperature != 1 else None,
             uncalibrated_loss,
             loss_error,
-            self._confidence_histogram,
             self._selective_counts,
             None if groups is None else count_by_group(groups, self._split.labels, is_correct),
         )
