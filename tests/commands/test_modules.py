@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from crepe_dist import cli
 from tests.conftest import QUICK, needs_kernels, run, train, write_csv
 
 
@@ -36,23 +35,13 @@ def test_it_is_refused(place, words, complaint):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("runs", "supervise")])
-def test_each_module_of_a_command_is_that_command(name, place):
-    printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
-    assert printed.startswith(f"usage: python -m crepe_dist {name} ")
-
-
-@needs_kernels
-def test_a_module_works_and_another_names_the_commands(place, tmp_path):
+def test_a_module_works(place):
     printed = run([sys.executable, "-m", "crepe_dist.predict", "run", "--text", "zig"], place)
     assert "%" in printed
-    said = run([sys.executable, "-m", "crepe_dist.manage"], place, code=1)
-    assert "there is no command manage" in said
-    assert "runs, use" in said
 
 
 @needs_kernels
-def test_the_data_are_named_as_by_inspect_and_tune(place, tmp_path):
+def test_the_data_are_named_as_by_inspect(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     printed = train("data", "--run-dir=flags", *QUICK, cwd=tmp_path)
     assert "finished" in train(*QUICK, "--run-dir=flags", "data/", "--data=data", cwd=tmp_path), printed
