@@ -7,7 +7,6 @@ Nothing is left behind, whatever ends pytest: the first process of a host reads 
 ends, and the kernel ends all others of the host with it and takes its network and mounts away.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -93,12 +92,6 @@ class Host:
         if address:
             _run(*self.inside("ip", "addr", "add", f"{address}/24", "dev", interface))
         _run(*self.inside("ip", "link", "set", interface, "up"))
-
-    def sent_bytes(self, interface: str) -> int:
-        """Return the number of bytes that an interface has sent."""
-        command = self.inside("ip", "-json", "-stats", "link", "show", "dev", interface)
-        shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return int(shown[0]["stats64"]["tx"]["bytes"])
 
     def cut(self) -> None:
         """Unplug the cable at the switch."""

@@ -12,7 +12,7 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import PAPER, needs_kernels
 from tests.multihost.conftest import Run
-from tests.multihost.network import SECOND_NET, Network, needs_namespaces
+from tests.multihost.network import Network, needs_namespaces
 
 pytestmark = [pytest.mark.multihost, needs_namespaces]
 CREPE: tuple[str, ...] = ()  # the default
@@ -38,18 +38,6 @@ def test_two_hosts_train_what_one_process_does(
     assert "gradients summed by shared memory and TCP" in printed
     assert printed.count("[rank 0] warning: CREPE_DIST_SECRET is not set") == 1
     harness.assert_same(tmp_path / "two", alone(tmp_path / "one", data, *network_of))
-
-
-@needs_kernels
-def test_training_uses_the_named_network(data: Path, tmp_path: Path, network: Network, monkeypatch) -> None:
-    for number, host in enumerate(network.hosts, 1):
-        host.plug("eth1", f"second{number}", f"{SECOND_NET}.{number}")
-    monkeypatch.setenv("CREPE_DIST_SOCKET_IFNAME", "eth1")
-    code, printed = Run(network, tmp_path / "two", data, 1).end()
-    assert code == 0, printed
-    assert f"[rank 0] TCP addresses: hosta {SECOND_NET}.1 and hostb {SECOND_NET}.2\n" in printed
-    first, second = (network.hosts[1].sent_bytes(interface) for interface in ("eth0", "eth1"))
-    assert first < 50_000 < 1_000_000 < second
 
 
 def at_step_30(data: Path, folder: Path, network: Network) -> Run:
