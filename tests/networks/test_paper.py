@@ -12,7 +12,7 @@ from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.char_encoder import ALPHABET, PAD_UNK_ID, CharEncoder
 from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
-from crepe_dist.networks.paper.config import SIZES, PaperConfig, layer_lengths
+from crepe_dist.networks.paper.config import SIZES, PaperConfig
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import initial
@@ -23,12 +23,6 @@ SHAPE = PaperConfig(69, 123, 4, 32, 32, 0.0)
 def opened(shape: PaperConfig = SHAPE):
     """Return an engine on MXNet's operators."""
     return initial(shape, seed=1).opened(None)
-
-
-def test_lengths_are_the_papers():
-    assert layer_lengths(1014) == [1014, 1008, 336, 330, 110, 108, 106, 104, 102, 34]
-    assert layer_lengths(123)[-1] == 1
-    assert layer_lengths(122)[-1] < 1
 
 
 @pytest.mark.parametrize(("size", "inputs", "count"), [("small", 8704, 11_341_063), ("large", 34816, 95_939_591)])
