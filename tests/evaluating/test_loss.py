@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss
 import crepe_dist
 from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, needs_kernels, records, train
+from tests.conftest import NGRAMS, QUICK, needs_kernels, records, run, train
+from tests.helpers.programs import supervised_command
 
 pytestmark = needs_kernels
 
@@ -97,3 +98,11 @@ def test_the_loss_is_that_of_the_probabilities_that_one_gets(folder, split, prin
     assert f"loss {found['loss']:.4f} ({before})" in shown
     if split == "test":
         assert result["test_uncalibrated_loss"] == reported["test_uncalibrated_loss"]
+
+
+def test_any_number_of_processes_gives_the_same_losses(folder, printed_by):
+    printed_by("evaluate", "run", "--json=one.json", cwd=folder)
+    run(supervised_command("evaluate", "run", "--json=two.json", processes=2), folder)
+    one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
+    for name in ("loss", *["uncalibrated_loss"] * ("uncalibrated_loss" in one)):
+        assert one[name] == pytest.approx(two[name], abs=1e-6)

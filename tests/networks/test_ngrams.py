@@ -1,4 +1,4 @@
-"""The n-gram network: its counts, the equality of all kernels, and its default size."""
+"""The n-gram network: its counts, and the equality of all kernels."""
 
 import numpy as np
 import pytest

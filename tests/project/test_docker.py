@@ -1,4 +1,4 @@
-"""docker/: the Compose file, the health check, and (slow) the CPU image."""
+"""docker/: the health check, and (slow) the CPU image."""
 
 import http.server
 import importlib.util

@@ -1,4 +1,4 @@
-"""Files of a trained run: checkpoints, metrics, settings and result."""
+"""Files of a trained run: checkpoints, metrics and result."""
 
 import json
 import shutil
