@@ -184,11 +184,6 @@ def saved(model, folder):
 
 
 @needs_kernels
-def test_a_model_describes_itself(model):
-    assert repr(model) == "<Predictor of 2 classes: bill, ship; test accuracy 100.0 %>"
-
-
-@needs_kernels
 def test_probabilities_are_in_the_order_of_the_classes(model):
     found = model.predict_proba(["my invoice", "", "a parcel"])
     assert found.shape == (3, 2)

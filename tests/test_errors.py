@@ -12,8 +12,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist.cli import COMMANDS, build_parser
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.elastic.exit_codes import USAGE_ERROR
-from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import read_json
 from crepe_dist.preparing.flags import FileOrFraction
 from crepe_dist.preparing.preparation import prepare
@@ -195,8 +194,3 @@ def test_every_error_says_what_to_do():
                 if not starred and len(node.args) < 3 and all(each.arg != "remedy" for each in node.keywords):
                     without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not without
-
-
-def test_the_docs_explain_every_exit_code():
-    text = (ROOT.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
-    assert [code for code in (*ExitCode, USAGE_ERROR) if f"\n| {int(code)} | " not in text] == []

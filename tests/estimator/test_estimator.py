@@ -15,11 +15,7 @@ import pytest
 import yaml
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
@@ -98,20 +94,6 @@ def test_texts_in_other_containers(fitted):
     expected = fitted.predict_proba(TEXTS)
     for each in (pd.Series(TEXTS).to_frame("text"), np.array(TEXTS, object)[:, None], tuple(TEXTS)):
         np.testing.assert_array_equal(fitted.predict_proba(each), expected)
-
-
-@needs_kernels
-@pytest.mark.usefixtures("fast")
-def test_pipelines_searches_and_calibration():
-    frame = pd.DataFrame({"text": [text.upper() for text in TEXTS], "other": 0})
-    lower = FunctionTransformer(lambda table: table["text"].str.lower())
-    assert make_pipeline(lower, small()).fit(frame, LABELS).score(frame, LABELS) == 1
-    search = GridSearchCV(small(), {"learning_rate": [1e-6, 0.01]}, cv=2).fit(TEXTS, LABELS)
-    assert search.best_params_ == {"learning_rate": 0.01}
-    numbers = np.array([7 if label == "good" else -3 for label in LABELS])
-    calibrated = CalibratedClassifierCV(small(), cv=2).fit(TEXTS, numbers)
-    assert calibrated.classes_.tolist() == [-3, 7]
-    assert calibrated.score(TEXTS, numbers) == 1
 
 
 @needs_kernels

@@ -103,11 +103,6 @@ def by_mxnet(model: Model, texts: Sequence[str]) -> Answers:
     return _stream(replace(predictor, engine=engine), model.rows(texts))
 
 
-def by_gpu(model: Model, texts: Sequence[str]) -> Answers:
-    """Answers of the CUDA kernels. A GPU must be there."""
-    return list(crepe_dist.load(model.path, device="gpu").predict_stream(iter(model.rows(texts))))
-
-
 def by_service(model: Model, texts: Sequence[str]) -> list[dict[str, Any]]:
     """JSON answers of ``crepe serve``."""
     predictor = model.load()
