@@ -35,15 +35,14 @@ from crepe_dist.predicting.output_formats import (
 )
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
+from crepe_dist.preparing.formats import NOT_UTF_8
+from crepe_dist.preparing.formats.lines import SAVE_AS_UTF_8
 from crepe_dist.preparing.sources import PIPE, format_by_suffix
 from crepe_dist.settings.fields import (
     ANY_TEXT,
-    COLUMN,
     NON_EMPTY,
     Choice,
     Repeated,
-    float_range,
     int_range,
     setting,
     truncate,
@@ -77,28 +76,13 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     )
     file: str | None = setting(
         None,
-        "Texts to classify: a file, plain or .gz, or its URL. -: standard input. Default: standard input.",
+        "Texts to classify: a file, plain or .gz, or its URL. Default: standard input (-).",
         NON_EMPTY,
-    )
-    id: str | None = setting(
-        None,
-        "Id column, which is copied to each prediction. Default: the id column of the training data, if the file has "
-        "this column.",
-        COLUMN,
     )
     windows: bool = setting(
         False,
         "Read a long text completely, in overlapping windows. The prediction is computed from the mean of the windows' "
         "logits, weighted by the number of known characters in each window. Default: a long text is truncated.",
-    )
-    score_class: str | None = setting(
-        None, "Class whose probability is added to each prediction as `score`. Default: no score.", NON_EMPTY
-    )
-    min_score: float | None = setting(
-        None,
-        "Minimum score. Rows with a lower score are left out of the output. Requires --score-class. Default: all rows "
-        "are written.",
-        float_range(0, 1),
     )
     top: int | None = setting(
         None,
@@ -150,8 +134,6 @@ def _check(args: Any) -> None:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.windows and args.explain:
         raise UserError("--windows does not support --explain", remedy="leave one of them out")
-    if args.min_score is not None and args.score_class is None:
-        raise UserError("--min-score requires a class", remedy="name it with --score-class CLASS")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
         if args.out is None or _is_stream(args.out):
@@ -169,18 +151,16 @@ def _check(args: Any) -> None:
 def _predict(predictor: "Predictor", args: Any) -> None:
     if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; press Ctrl-D to finish", file=sys.stderr)
-    if args.score_class is not None:
-        predictor.index(args.score_class)
     counts = RowCounts()
     with ExitStack() as stack:
         file = args.file
         if remote.is_url(file):
             file = str(remote.download(file, stack.enter_context(temporary_folder()) / "copy"))
         columns, groups, delimiter = _inputs(args, predictor, file)
-        layout = {"columns": columns, "is_multilabel": predictor.is_multilabel, "score_class": args.score_class}
+        layout = {"columns": columns, "is_multilabel": predictor.is_multilabel}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
         formatter = create_formatter(args.format, args.top, len(predictor.classes), **layout)
-        classifier = _RowClassifier(predictor, formatter, args.windows, args.min_score)
+        classifier = _RowClassifier(predictor, formatter, args.windows)
         num_processes = 1
         if isinstance(groups, InputReader) and file is not None and os.path.isfile(file):
             from crepe_dist.model.inference import CpuInferenceEngine
@@ -213,13 +193,11 @@ class RowCounts:
 
     Args:
         rows: Total number of rows.
-        dropped: Number of rows that are omitted because their score is too low.
         truncated: Number of rows with a truncated text.
         errors: Number of rows that cannot be classified, by reason.
     """
 
     rows: int = 0
-    dropped: int = 0
     truncated: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -227,7 +205,6 @@ class RowCounts:
         """Yield the outputs in ``results``, and add the row counts of each output to this object."""
         for output, counts in results:
             self.rows += counts.rows
-            self.dropped += counts.dropped
             self.truncated += counts.truncated
             self.errors += counts.errors
             yield output
@@ -244,7 +221,6 @@ class _RowClassifier:
     predictor: "Predictor"
     formatter: Formatter
     windows: bool
-    min_score: float | None
     clean: Callable[[str], str] = str
 
     def __call__(self, rows: list[InputRow]) -> tuple[Any, RowCounts]:
@@ -254,11 +230,10 @@ class _RowClassifier:
             The output lines as one string, or a list of records for Parquet; and the row counts.
         """
         pairs = self._predict(rows)
-        written = self._filter(pairs)
-        counts = _count_rows(pairs, written)
+        counts = _count_rows(pairs)
         if isinstance(self.formatter, ParquetFormatter):
-            return self.formatter.records(written), counts
-        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(written)]), counts
+            return self.formatter.records(pairs), counts
+        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(pairs)]), counts
 
     def explain(self, groups: Iterable[list[InputRow]], stream: TextIO) -> Iterator[tuple[str, RowCounts]]:
         """Write each prediction and its explanation to ``stream``. Yield an empty output and the counts of each row.
@@ -268,46 +243,35 @@ class _RowClassifier:
         from crepe_dist.reports import explanation as explanations  # Importing Rich takes 0.1 s.
 
         has_explained = False
-        for pair in chain.from_iterable(map(self._predict, groups)):
-            for row, prediction in (written := self._filter([pair])):
-                explanation = None if prediction.error else self.predictor.explain(row.text, self.formatter.score_class)
-                stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
-                if explanation and type(self.formatter) is Formatter:
-                    explanations.write(explanation, stream, legend=not has_explained)
-                    has_explained = True
-            yield "", _count_rows([pair], written)
+        for row, prediction in chain.from_iterable(map(self._predict, groups)):
+            explanation = None if prediction.error else self.predictor.explain(row.text)
+            stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
+            if explanation and type(self.formatter) is Formatter:
+                explanations.write(explanation, stream, legend=not has_explained)
+                has_explained = True
+            yield "", _count_rows([(row, prediction)])
 
     def _predict(self, rows: list[InputRow]) -> list[InputAndPrediction]:
         predictions = self.predictor.predict_stream((row.text for row in rows if not row.error), self.windows)
         return [(row, Prediction("", 0.0, (), 0, row.error) if row.error else next(predictions)) for row in rows]
 
-    def _filter(self, pairs: list[InputAndPrediction]) -> list[InputAndPrediction]:
-        """Drop the rows whose score is too low. Rows with an error have no score, and are never dropped."""
-        score_class, min_score = self.formatter.score_class, self.min_score
-        if score_class is None or min_score is None:
-            return pairs
-        return [pair for pair in pairs if pair[1].error or pair[1].probability_of(score_class) >= min_score]
 
-
-def _count_rows(pairs: Sequence[InputAndPrediction], written: Sequence[InputAndPrediction]) -> RowCounts:
+def _count_rows(pairs: Sequence[InputAndPrediction]) -> RowCounts:
     # The reason ends at the first colon or semicolon, which precedes the details about the row.
     errors = Counter(re.split("[:;]", prediction.error)[0] for _, prediction in pairs if prediction.error)
     truncated = sum(prediction.characters_truncated > 0 for _, prediction in pairs if not prediction.error)
-    return RowCounts(len(pairs), len(pairs) - len(written), truncated, errors)
+    return RowCounts(len(pairs), truncated, errors)
 
 
 def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
-    """Print the numbers of written, dropped and truncated rows.
+    """Print the numbers of written and truncated rows.
 
     Raises:
         UserError: Some rows could not be classified.
     """
     out = escape_controls(remote.redact_url(args.out or ""))
     if out:
-        print(f"{pluralize(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
-    if args.min_score is not None:
-        dropped = f"{counts.dropped:,} of {pluralize(counts.rows, 'row')} left out"
-        print(f"{dropped}: their score is below {args.min_score:g}", file=sys.stderr)
+        print(f"{pluralize(counts.rows, 'row')} written to {out}", file=sys.stderr)
     if not counts.rows:
         print(f"{escape_controls(args.file or 'standard input')} has no rows", file=sys.stderr)
     if counts.truncated:
@@ -321,7 +285,7 @@ def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
         raise UserError(
             f"{sum(counts.errors.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
             join_words([f"{error} ({count:,})" for error, count in counts.errors.most_common()]),
-            ENCODING_REMEDY if NOT_UTF_8 in counts.errors else remedy,
+            SAVE_AS_UTF_8 if NOT_UTF_8 in counts.errors else remedy,
         )
 
 
@@ -330,7 +294,7 @@ def _inputs(
 ) -> tuple[tuple[str, ...], Iterable[list[InputRow]], str]:
     """Return the names of the columns to copy, the groups of rows, and the delimiter for CSV.
 
-    By default, the text columns and the id column have the same names as in the training data.
+    The id column and, by default, the text columns have the same names as in the training data.
     """
     if args.text:
         texts = enumerate(map(strip_field_separators, args.text), start=1)
@@ -340,12 +304,9 @@ def _inputs(
     keep_columns = args.format == "csv" or (
         args.format == "parquet" and (args.input_format or format_by_suffix(Path(file))) != "parquet"
     )
-    inputs = args.open_inputs(file, predictor, args.id, keep_columns=keep_columns)
+    inputs = args.open_inputs(file, predictor, keep_columns=keep_columns)
     if inputs.format == "parquet" and args.format == "csv":
         _warn_of_nested_columns(file, args.file, inputs.columns)
-    if inputs.format == "fasttext":
-        note = "words that begin with __label__ are removed from the texts; --input-format lines keeps these words"
-        print(f"{escape_controls(args.file or 'standard input')}: {note}", file=sys.stderr)
     return inputs.columns, inputs, inputs.delimiter
 
 

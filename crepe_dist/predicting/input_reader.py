@@ -20,13 +20,13 @@ from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
-from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
-from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
+from crepe_dist.settings.fields import COLUMN, Choice, Repeated, Settings, setting
+from crepe_dist.settings.flags import UTF_8
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
-INPUT_FORMATS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
+INPUT_FORMATS = (LINES, "csv", "tsv", "jsonl", "parquet")
 ROWS_PER_GROUP = 256  # Number of rows that are classified together.
 # Maximum number of unreadable rows in a batch. A damaged Parquet file may declare any number of rows.
 LOST_ROWS_PER_BATCH = 1 << 14
@@ -138,21 +138,23 @@ def open_inputs(
     Args:
         name: Path of the file, or ``-`` for standard input.
         format: One of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
-            no known suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
+            no known suffix, the format is lines.
         reading: Header and columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
-        UserError: The file cannot be read, or the text column is ambiguous.
+        UserError: The file cannot be read, its format is none of ``INPUT_FORMATS``, or the text column is ambiguous.
     """
     path = None if name == PIPE else Path(name)
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
+    format = format or format_by_suffix(Path(name)) or LINES
+    if format not in INPUT_FORMATS:
+        raise UserError(f"{name} is an {format} file, whose rows cannot be read", remedy="save it as CSV")
     # Because ``label`` is empty, no label column is required. If there is a label column, it is not used as the text.
-    source = Source(path, name, format=format or format_by_suffix(Path(name)), label="")
-    options = replace(reading or ReadOptions(), default_format=LINES)
-    opened = open_source(source, options, keep_cells=keep_columns, live=True)
+    source = Source(path, name, format=format, label="")
+    opened = open_source(source, reading or ReadOptions(), keep_cells=keep_columns, live=True)
     return InputReader(opened if path else opened._replace(name="standard input"))
 
 
@@ -162,12 +164,9 @@ class TextFlags(Settings):
 
     input_format: str | None = setting(
         None,
-        "Format of the input file. Default: determined by the file name. If the file name has no known suffix: "
-        "fasttext if the first line begins with __label__, otherwise lines.",
+        "Format of the input file. Default: determined by the file name; lines if the name has no known suffix.",
         Choice(INPUT_FORMATS),
     )
-    header: str = setting("auto", HEADER, Choice(HEADERS))
-    encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
         "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
@@ -176,17 +175,9 @@ class TextFlags(Settings):
         Repeated(COLUMN),
     )
 
-    def open_inputs(
-        self, name: str, model: "Predictor", id: str | None = None, *, keep_columns: bool = False
-    ) -> InputReader:
-        """Open a file that contains texts, for a model; see the function ``open_inputs``.
-
-        Args:
-            id: Id column that the user specified. If it is ``None``, the id column of the training data is used.
-        """
-        explicit = ReadOptions(
-            None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
-        )
+    def open_inputs(self, name: str, model: "Predictor", *, keep_columns: bool = False) -> InputReader:
+        """Open a file that contains texts, for a model; see the function ``open_inputs``."""
+        explicit = ReadOptions(columns=ColumnSpec(texts=tuple(self.text_column)))
         options = unlabelled_options(model.reading, model.composition, model.id, explicit)
         return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
 
@@ -220,8 +211,8 @@ def labelled_options(
         labels=label_columns.labels,
         needs_label=label_columns.needs_label,
         texts=columns.texts or (() if composition.columns else trained.columns.texts),
-        id=columns.id or id,
-        id_required=columns.id is not None,
+        id=id,
+        id_required=False,
     )
     return replace(
         trained,
@@ -246,7 +237,7 @@ def unlabelled_options(
     options = labelled_options(trained, composition, id, explicit)
     return replace(
         options,
-        header="auto" if explicit.header == "auto" and options.header == "yes" else options.header,
+        header="auto" if options.header == "yes" else options.header,
         columns=replace(options.columns, labels=(), texts=explicit.columns.texts),
         labelling=LabelFormat(),
     )

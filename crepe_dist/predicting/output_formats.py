@@ -21,26 +21,21 @@ InputAndPrediction = tuple[InputRow, Prediction]
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder for each record.
 
 
-def output_column_types(top: int, is_multilabel: bool, score_class: str | None = None) -> dict[str, str]:
+def output_column_types(top: int, is_multilabel: bool) -> dict[str, str]:
     """Return the names and types of the columns that predictions add to a table.
 
     Args:
         top: Number of classes in a prediction.
         is_multilabel: True to add a column with a JSON list of the predicted labels.
-        score_class: Class whose probability is written to the column ``score``. If it is ``None``, there is no column
-            ``score``.
     """
     types = {"predicted_labels": "object"} if is_multilabel else {}
     for rank in range(1, top + 1):
         suffix = "" if rank == 1 else f"_{rank}"
         types |= {f"predicted_class{suffix}": "object", f"predicted_probability{suffix}": "float64"}
-    types |= {"score": "float64"} if score_class else {}
     return {**types, "characters_cut": "int64", "problem": "object"}
 
 
-def output_cells(
-    prediction: Prediction, top: int, convert: Callable[[float], Any] = float, score_class: str | None = None
-) -> list[Any]:
+def output_cells(prediction: Prediction, top: int, convert: Callable[[float], Any] = float) -> list[Any]:
     """Return the values of the columns named by ``output_column_types``, for a prediction without an error.
 
     The class of a rejected prediction is empty.
@@ -53,8 +48,6 @@ def output_cells(
         cells += (label, convert(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
-    if score_class:
-        cells.append(convert(prediction.probability_of(score_class)))
     return [*cells, prediction.characters_truncated, ""]
 
 
@@ -67,7 +60,6 @@ class Formatter:
         columns: Names of the input columns that are copied to the output.
         delimiter: Delimiter of the CSV file.
         is_multilabel: True if the model is a multilabel model.
-        score_class: Class whose probability is the score. If it is ``None``, there is no score.
 
     Attributes:
         header: First line of the output, including the line ending. Empty if the format has no header.
@@ -77,7 +69,6 @@ class Formatter:
     columns: Sequence[str] = ()
     delimiter: str = ","
     is_multilabel: bool = False
-    score_class: str | None = None
     header = ""
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
@@ -90,8 +81,6 @@ class Formatter:
             shown = classes[: len(prediction.labels)] or [f"no label ({', '.join(shown)})"]
         elif prediction.rejected:
             shown = [REJECTED, *shown]
-        if self.score_class:
-            shown = [f"score {percent(prediction.probability_of(self.score_class))}", *shown]
         return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(shown)
 
     def lines(self, pairs: Iterable[InputAndPrediction]) -> list[str]:
@@ -104,7 +93,7 @@ class JsonFormatter(Formatter):
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
-        return start + json_record(prediction, self.top, explanation, self.score_class)[1:]
+        return start + json_record(prediction, self.top, explanation)[1:]
 
 
 class TableFormatter(Formatter):
@@ -113,13 +102,13 @@ class TableFormatter(Formatter):
     @property
     def types(self) -> dict[str, str]:
         """Names and types of the columns that follow the copied input columns."""
-        return output_column_types(self.top, self.is_multilabel, self.score_class)
+        return output_column_types(self.top, self.is_multilabel)
 
     def cells(self, row: InputRow, prediction: Prediction, convert: Callable[[float], Any] = float) -> list[Any]:
         """Return the values of all columns. If the prediction has an error, numbers are ``None``."""
         copied = row.cells or ("",) * len(self.columns)
         if not prediction.error:
-            return [*copied, *output_cells(prediction, self.top, convert, self.score_class)]
+            return [*copied, *output_cells(prediction, self.top, convert)]
         *empty, _ = ["" if kind == "object" else None for kind in self.types.values()]
         return [*copied, *empty, f"line {row.line}: {prediction.error}"]
 
@@ -173,9 +162,7 @@ def create_formatter(format: str, top: int | None, num_classes: int, **layout: A
     return FORMATTERS[format](min(top or (1 if format in TABLE_FORMATS else 5), num_classes), **layout)
 
 
-def json_record(
-    prediction: Prediction, top: int, explanation: Explanation | None = None, score_class: str | None = None
-) -> str:
+def json_record(prediction: Prediction, top: int, explanation: Explanation | None = None) -> str:
     """Format a prediction and its most probable classes (``top`` of them) as a JSON object.
 
     The class of a rejected prediction is null. The object of a text that cannot be classified has the key ``problem``.
@@ -188,11 +175,10 @@ def json_record(
         for label, probability in prediction.ranking[:top]
     ]
     labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_json_name, prediction.labels))}], '
-    score = f'"score": {prediction.probability_of(score_class)}, ' if score_class else ""
     explained = "" if explanation is None else f', "explanation": {json_line(explanation_to_dict(explanation))}'
     return (
         f'{{{labels}"class": {"null" if prediction.rejected else _json_name(prediction.label)}, '
-        f'"probability": {prediction.probability}, {score}"entropy": {round(prediction.entropy, PROBABILITY_DIGITS)}, '
+        f'"probability": {prediction.probability}, "entropy": {round(prediction.entropy, PROBABILITY_DIGITS)}, '
         f'"margin": {round(prediction.margin, PROBABILITY_DIGITS)}, "top": [{", ".join(classes)}], '
         f'"read": {prediction.characters_read}, "characters_cut": {prediction.characters_truncated}{explained}}}'
     )

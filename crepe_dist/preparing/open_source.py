@@ -71,7 +71,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
 
             return open_parquet(source.path, name, spec, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
-        return open_table("xlsx", sheet, name, spec, options.header, label, keep_cells=keep_cells)
+        return open_table("xlsx", sheet, name, spec, options.header, label)
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
@@ -94,11 +94,11 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if format == "fasttext":
         if label is None:
             return open_fasttext(lines, name, label_kind)
-        opened = open_fasttext(lines, name, MULTILABEL, keep_cells=keep_cells, strict=is_unlabelled)
+        opened = open_fasttext(lines, name, MULTILABEL)
         return opened._replace(columns_description="text: other words, ignored: words with __label__")
     if format in ("parquet", "xlsx"):
         lines.close()
-        return open_source(replace(source, format=format), options, keep_cells=keep_cells)
+        return open_source(replace(source, format=format), options)
     return open_table(format, lines, name, spec, options.header, label, keep_cells=keep_cells)
 
 

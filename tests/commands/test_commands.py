@@ -29,6 +29,7 @@ def place(data, tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
+    (folder / "few.xlsx").touch()
     more = ("--epochs=8", "--optimizer=adam", "--learning-rate=0.003")
     train("--data", "data/three", *QUICK, *more, cwd=folder)
     return folder
@@ -72,11 +73,10 @@ class TestPredict:
         assert all("%" in line and "first" in line for line in (printed[0], *printed[2:]))
         assert b"error: 1 of 4 rows could not be classified" in done.stderr
 
-    def test_lines_of_another_encoding_name_its_flag(self, place, printed_by, complaint):
+    def test_lines_of_another_encoding_name_a_remedy(self, place, complaint):
         (place / "old.csv").write_bytes("id,Review\n1,é\n2,zig\n".encode("cp1252"))
         flags = ("predict", "--file", "old.csv", "--text-column", "Review")
-        assert "--encoding cp1252" in complaint(*flags, cwd=place)
-        printed_by(*flags, "--encoding", "cp1252")
+        assert "save the file as UTF-8" in complaint(*flags, cwd=place)
 
     @pytest.mark.parametrize(("name", "kind"), [("a.json", "jsonl"), ("a.xlsx", None), ("a.csv.gz", None)])
     def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind, printed_by, complaint):
@@ -149,8 +149,7 @@ class TestPredict:
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
             (["--text", "x", "--windows", "--explain"], "does not support --explain"),
-            (["--text", "x", "--min-score", "0.5"], "requires a class"),
-            (["--text", "x", "--score-class", "fourth"], "the classes are first, second, third"),
+            (["--file", "few.xlsx"], "save it as CSV"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):

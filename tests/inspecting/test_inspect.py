@@ -195,10 +195,12 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
         crepe_dist.prepare([tmp_path / "old.csv", tmp_path / name], tmp_path / f"{name}-data", **given)
         data = open_dataset(tmp_path / f"{name}-data")
         assert set(data.preprocessor.feature_columns[0].categories or ()) == set(marks)
-        opened = open_inputs(str(tmp_path / name), reading=ReadOptions(columns=model_columns(data.preprocessor)))
-        assert sorted(row.text for group in opened for row in group) == sorted(
-            map(FIELD_SEPARATOR.join, zip(*new.values()))
-        )
+    opened = open_inputs(
+        str(tmp_path / "label_next.csv"), reading=ReadOptions(columns=model_columns(data.preprocessor))
+    )
+    assert sorted(row.text for group in opened for row in group) == sorted(
+        map(FIELD_SEPARATOR.join, zip(*new.values()))
+    )
     frame = frame.rename(columns=unescape_cell)
     assert sorted(extract_table_texts(frame, model_columns(data.preprocessor))) == sorted(
         map(FIELD_SEPARATOR.join, zip(*new.values()))

@@ -57,16 +57,16 @@ def interrupt_after(groups: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "filtered"),
+    ("source", "target"),
     [
-        ("a.csv", "out.jsonl", ()),
-        ("a.parquet", "out.csv", ("--score-class", "first", "--min-score", "0.4", "--windows")),
-        ("a.jsonl", "memory://out/out.parquet", ("--score-class", "first", "--min-score", "1")),
-        ("a.parquet", "out.parquet", ("--score-class", "first", "--min-score", "0.34")),
+        ("a.csv", "out.jsonl"),
+        ("a.parquet", "out.csv"),
+        ("a.jsonl", "memory://out/out.parquet"),
+        ("a.parquet", "out.parquet"),
     ],
 )
 def test_the_number_of_processes_and_urls_do_not_change_the_file(
-    source, target, filtered, folder, quick_run, tmp_path, printed_by, monkeypatch
+    source, target, folder, quick_run, tmp_path, printed_by, monkeypatch
 ):
     memory = fsspec.filesystem("memory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -85,12 +85,12 @@ def test_the_number_of_processes_and_urls_do_not_change_the_file(
         return content
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    classify(printed_by, quick_run, "--file", folder / source, "--out", target, *filtered)
+    classify(printed_by, quick_run, "--file", folder / source, "--out", target)
     want = taken()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # Several processes then share the file.
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
-    classify(printed_by, quick_run, "--file", f"memory://in/{source}", "--out", target, *filtered)
+    classify(printed_by, quick_run, "--file", f"memory://in/{source}", "--out", target)
     assert taken() == want
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".partial"} <= {"cache"}
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
@@ -198,25 +198,17 @@ def of_all_kinds(rows: int) -> pa.Table:
 ADDED = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
 
 
-@pytest.mark.parametrize("flags", [(), ("--score-class", "first", "--min-score", "0.36")])
-def test_parquet_keeps_all_columns_and_their_types(flags, quick_run, tmp_path, printed_by, monkeypatch):
+def test_parquet_keeps_all_columns_and_their_types(quick_run, tmp_path, printed_by, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     table = of_all_kinds(1000)
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=300)
     table = pq.read_table(tmp_path / "in.parquet")  # With the types that any reader of the file gets.
     with pytest.raises(UserError, match="250 of 1,000 rows could not be classified"):
-        printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", *flags)
+        printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     got = pq.read_table(tmp_path / "out.parquet")
-    added = [ADDED[0], ADDED[1], *["score"] * bool(flags), *ADDED[2:]]
-    assert got.column_names == [*table.column_names, *added]
+    assert got.column_names == [*table.column_names, *ADDED]
     assert [str(got.schema.field(name).type) for name in ADDED] == ["string", "double", "int64", "string"]
     assert got.schema.metadata == table.schema.metadata
-    scores = got.column("score").to_pylist() if flags else ()
-    assert all(each is None or each >= 0.36 for each in scores)
-    if flags:
-        kept = {text for text, score in zip(got.column("text").to_pylist(), scores) if score is not None}
-        assert 0 < len(kept) < 3
-        table = table.filter(pa.array([text in kept or text == "\n" for text in table.column("text").to_pylist()]))
     own = got.select(table.column_names)
     assert own.schema.equals(table.schema, check_metadata=True)
     assert own.equals(table)

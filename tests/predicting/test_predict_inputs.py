@@ -168,19 +168,3 @@ def test_cells_that_a_spreadsheet_would_compute(text):
     cell = csv_cells.escape_cell(text)
     assert cell == (text if text in PLAIN else f"'{text}")
     assert csv_cells.unescape_cell(cell) == text
-
-
-FASTTEXT = "__label__a __label__b the text\n\n__label__a of\tthree lines\nno label\n"
-
-
-def test_the_labels_of_fasttext_lines_are_no_part_of_the_texts(tmp_path):
-    (tmp_path / "new.txt").write_text(FASTTEXT)
-    texts = [(1, "the text"), (2, ""), (3, "of three lines"), (4, "no label")]
-    for kind in (None, "fasttext"):
-        found = rows(tmp_path / "new.txt", kind)
-        assert [(row.line, row.text) for row in found] == texts
-        assert [bool(row.error) for row in found] == [False, True, False, False]
-    assert [row.cells for row in rows(tmp_path / "new.txt", None, keep=True)] == [(text,) for _, text in texts]
-    assert rows(tmp_path / "new.txt", "lines")[0].text == "__label__a __label__b the text"
-    (tmp_path / "plain.txt").write_text("no label\n__label__a a quotation\n")
-    assert rows(tmp_path / "plain.txt", None)[1].text == "__label__a a quotation"

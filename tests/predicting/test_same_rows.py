@@ -73,7 +73,9 @@ def check(place, name: str, model: Predictor, expected, **flags) -> None:
     folder.mkdir()
     prepare_labelled(model, str(place / name), folder, ReadOptions(encoding=flags.get("encoding")))
     assert scored_rows(open_dataset(folder / "data", trains=False)) == expected
-    rows = [row for group in TextFlags(**flags).open_inputs(str(place / name), model) for row in group]
+    if name.endswith((".txt", ".xlsx")) or flags:  # ``predict`` does not read these formats, and has no such flags.
+        return
+    rows = [row for group in TextFlags().open_inputs(str(place / name), model) for row in group]
     assert [(row.text, row.id, row.error) for row in rows] == [(text, id_, "") for _, text, id_ in expected]
 
 

@@ -1,6 +1,4 @@
-"""Whole documents in windows, and the score of a class as a filter."""
-
-from pathlib import Path
+"""Whole documents in windows."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +7,7 @@ import pytest
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
-from tests.exporting.test_export import CLASSES, ENCODINGS, FEATURE_LEN, make
+from tests.exporting.test_export import ENCODINGS, FEATURE_LEN, make
 
 TEXTS = ["zig", "", "qua " * 20, "É ß zig" * 30, "x", "vex " * 2000, "б" * 300, "a zig " * 50]
 
@@ -44,26 +42,12 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
             assert [answer.probability_of(name) for answer in single] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
-def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, printed_by, monkeypatch, capfd, least):
-    monkeypatch.chdir(tmp_path)
-    pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS}).to_csv("in.csv", index=False)
-    shares = [each.probability_of(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
-    kept = [row for row, share in enumerate(shares) if share >= least or row in (1, 6)]
-    assert len(kept) == 8 if least == 0 else len(kept) < 8
-    flags = ["--file", "in.csv", "--windows", "--score-class", CLASSES[0], "--min-score", str(least), "--out"]
-    for name in ("out.csv", "out.parquet", "out.jsonl", "out.txt"):
-        with pytest.raises(UserError, match="2 of 8 rows could not be classified"):
-            printed_by("predict", model, *flags, name)
-        said = capfd.readouterr().err
-        assert f"{len(kept)} rows written to {name}\n" in said
-        assert f"{8 - len(kept)} of 8 rows left out: their score is below {least:g}\n" in said
-    scores = [np.nan if row in (1, 6) else shares[row] for row in kept]
-    for got in (pd.read_csv("out.csv"), pd.read_parquet("out.parquet")):
-        assert got["id"].astype(int).tolist() == kept
-        assert got["score"].tolist() == pytest.approx(scores, abs=1e-6, nan_ok=True)
-    got = pd.read_json("out.jsonl", lines=True)
-    assert (got["line"] - 2).tolist() == kept
-    assert got.get("score", got["probability"]).tolist() == pytest.approx(scores, abs=1e-6, nan_ok=True)
-    starts = [line.split("   ")[0] for line in Path("out.txt").read_text().splitlines()]
-    assert all(start.startswith(("score ", "not classified: ")) for start in starts)
+def test_predict_reads_whole_documents(model, tmp_path, printed_by):
+    pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(UserError, match="2 of 8 rows could not be classified"):
+        printed_by("predict", model, "--file", tmp_path / "in.csv", "--windows", "--out", tmp_path / "out.csv")
+    expected = [
+        np.nan if each.error else each.probability for each in crepe_dist.load(model).predict(TEXTS, windows=True)
+    ]
+    found = pd.read_csv(tmp_path / "out.csv")["predicted_probability"].tolist()
+    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)

@@ -119,8 +119,8 @@ class TestProcesses:
         [
             ("the white house", "ab", 400, "keep"),
             ("белый дом", "ab", 400, "keep"),  # Its letters are not in the standard alphabet.
-            ("the white house", "aabb", 400, "paper"),
-            ("the white house", "aaabaaabaabb", 40, "paper"),  # chance
+            ("the white house", "aabb", 400, "fold"),
+            ("the white house", "aaabaaabaabb", 40, "fold"),  # chance
         ],
     )
     def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, text, labels, rows, case):

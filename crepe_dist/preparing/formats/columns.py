@@ -334,7 +334,9 @@ def choose_columns(
             + ("" if missing[0] in spec.feature_columns else ", or name the text columns with --text-column"),
         )
     has_label = has_label or bool(spec.labels)
-    find = partial(_find_column, file, names, has_header)
+    # The command predict, which needs no label, has no flag --header.
+    suggest_header = not (has_header or has_label)
+    find = partial(_find_column, file, names, suggest_header)
     labels = tuple(find("label-columns", name) for name in spec.labels)
     weight = None if spec.weight is None else find("weight", spec.weight)
 
@@ -367,9 +369,8 @@ def choose_columns(
         """Return the only remaining column. Raise ``UserError`` if there is not exactly one."""
         if len(left) == 1:
             return left[0]
-        header = (
-            "" if has_header else "; no header was detected; with --header yes, the names are read from the first row"
-        )
+        header = "; no header was detected; with --header yes, the names are read from the first row"
+        header = header if suggest_header else ""
         header += f"; a column of --group is not used as the {what}" if groups else ""
         header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
@@ -415,7 +416,7 @@ def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
     return len(values) >= MIN_ROWS_TO_COMPARE and len(set(values)) > MIN_PROPORTION * len(values)
 
 
-def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, column: str) -> int:
+def _find_column(file: str, names: Sequence[str], suggest_header: bool, what: str, column: str) -> int:
     if column in names:
         return list(names).index(column)
     if _is_column_number(column, len(names)):
@@ -428,7 +429,7 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
         f"the columns are {', '.join(names)}"[:500],
         (f"did you mean {similar[0]!r:.60}? Otherwise, " if similar else "")
         + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}"
-        + ("" if has_header else "; with --header yes, the names are read from the first row"),
+        + ("; with --header yes, the names are read from the first row" if suggest_header else ""),
     )
 
 

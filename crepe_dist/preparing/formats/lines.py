@@ -48,8 +48,8 @@ UNSUPPORTED = {
     b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, pass --input-format xlsx"),
 }
 JSON_STARTS = (b"{", b"[")
-USE_UTF_8 = "pass --encoding utf-8"
-NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
+USE_UTF_8 = "pass --encoding utf-8, or save the file with a byte order mark"
+SAVE_AS_UTF_8 = "save the file as UTF-8 with a byte order mark"
 # Byte order marks at the start of a file, mapped to the encodings that they indicate.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",  # This mark starts with the mark of UTF-16, so it must be tried first.
@@ -303,7 +303,7 @@ def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
                 batch.content.decode(UTF_8)
             except UnicodeDecodeError:
                 lines.encoding_warning = (
-                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {NAME_ENCODING}"
+                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {SAVE_AS_UTF_8}"
                 )
         yield batch
 
@@ -321,26 +321,22 @@ def is_fasttext(head: bytes) -> bool:
     return head.lstrip().startswith(FASTTEXT.encode())
 
 
-def open_fasttext(
-    lines: LineReader, name: str, kind: str, *, keep_cells: bool = False, strict: bool = True
-) -> OpenFile:
+def open_fasttext(lines: LineReader, name: str, kind: str) -> OpenFile:
     """Open a training file of fastText, with lines such as `__label__a __label__b text`.
 
     Args:
         kind: Kind of the labels, one of ``targets.LABEL_KINDS``.
-        keep_cells, strict: As in ``open_lines``.
     """
     reads = "label: words with __label__, text: other words"
-    parse = partial(_parse_fasttext, kind, keep_cells, strict)
-    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept_columns=("text",) * keep_cells)
+    return OpenFile(name, lines, lines, partial(_parse_fasttext, kind), "fasttext", reads)
 
 
-def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Parsed:
+def _parse_fasttext(kind: str, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        if not (words := line.split()) and strict:
+        if not (words := line.split()):
             return None
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
-        return Row(number, fasttext_labels_to_cell(labels, kind), text, (text,) * keep)
+        return Row(number, fasttext_labels_to_cell(labels, kind), text)
 
-    return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)
+    return parse_rows(number_lines(batch, "surrogateescape"), row)

@@ -323,7 +323,7 @@ def open_table(
     header: str,
     label: str | None,
     *,
-    keep_cells: bool,
+    keep_cells: bool = False,
 ) -> OpenFile:
     """Open a table and detect its delimiter, header and columns from its first rows.
 
@@ -380,8 +380,9 @@ def open_table(
             f"{name}: does its first line name the columns?",
             "the first line differs from the other lines, but contains no common column name: "
             f"{delimiter.join(rows[0])[:200]}",
-            "pass --header yes or --header no, and if necessary "
-            + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
+            "pass --header yes or --header no, and if necessary the columns: --label, --text-column"
+            if label is None
+            else "name the columns in its first line, such as text; or pass --text-column with the name of a column",
         )
     else:
         names = [f"column {number}" for number in range(1, _most_common_width(rows) + 1)]
