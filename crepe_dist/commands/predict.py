@@ -23,7 +23,7 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.output_streams import is_stream, open_stream
 from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.native.library import num_threads
-from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags
+from crepe_dist.predicting.input_reader import INPUT_FORMATS, InputReader, InputRow, open_inputs_for_model
 from crepe_dist.predicting.output_file import temporary_output
 from crepe_dist.predicting.output_formats import (
     OUTPUT_FORMATS,
@@ -40,6 +40,7 @@ from crepe_dist.preparing.formats.lines import SAVE_AS_UTF_8
 from crepe_dist.preparing.sources import PIPE, format_by_suffix
 from crepe_dist.settings.fields import (
     ANY_TEXT,
+    COLUMN,
     NON_EMPTY,
     Choice,
     Repeated,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
+class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
     """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
 
     The output contains one prediction per row, in the order of the rows. If a row cannot be classified, its prediction
@@ -71,6 +72,18 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe predict --text "what a wonderful little film" --explain
         """
 
+    input_format: str | None = setting(
+        None,
+        "Format of the input file. Default: determined by the file name; lines if the name has no known suffix.",
+        Choice(INPUT_FORMATS),
+    )
+    text_column: tuple[str, ...] = setting(
+        (),
+        "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
+        "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
+        "is guessed.",
+        Repeated(COLUMN),
+    )
     text: tuple[str, ...] = setting(
         (), "Text to classify, instead of a file. Repeat the option for multiple texts.", Repeated(ANY_TEXT)
     )
@@ -304,7 +317,7 @@ def _inputs(
     keep_columns = args.format == "csv" or (
         args.format == "parquet" and (args.input_format or format_by_suffix(Path(file))) != "parquet"
     )
-    inputs = args.open_inputs(file, predictor, keep_columns=keep_columns)
+    inputs = open_inputs_for_model(file, predictor, args.input_format, args.text_column, keep_columns=keep_columns)
     if inputs.format == "parquet" and args.format == "csv":
         _warn_of_nested_columns(file, args.file, inputs.columns)
     return inputs.columns, inputs, inputs.delimiter
