@@ -15,7 +15,7 @@ PACKAGES = MappingProxyType(
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
-        "mlflow": ("mlflow-skinny",),
+        "mlflow": ("mlflow-skinny", "alembic"),
         "mpi": ("mpi4py", "mpich"),
         "parquet": ("pyarrow",),
         "ray": ("ray",),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
-from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json
 from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize, size
@@ -71,7 +70,7 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
-            say(UserError(warning["what"], warning["why"]).format_lines("note"))
+            say(f"note: {warning['what']}\n  why: {warning['why']}")
         yield from _write_report(record, data)
     except Exception as error:
         say(

@@ -109,7 +109,9 @@ class RunRecord:
         """
         data = open_dataset(self.data_folder)
         if data.fingerprint != self.fingerprint:
-            raise UserError(f"{data.folder} is not the data of this run", "its fingerprint differs")
+            raise UserError(
+                f"{data.folder} is not the data of this run", "its fingerprint differs", "prepare that data again"
+            )
         splits, hashes = data.splits, documents.source_rows[:, HASH]
         return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
 

@@ -42,7 +42,7 @@ FLAG_NAMES = {
     "model.network": "model",
     "optimizer.name": "optimizer",
 }
-# Settings for files and Python. Their flags exist for ``to_arguments`` and are not in the help.
+# Settings for experiments. The help names them in one sentence.
 UNLISTED = {
     "model.width",
     "model.blocks",
@@ -62,6 +62,9 @@ EXAMPLES = """  crepe train                                       train on the b
   crepe train --config configs/smoke.yaml --epochs 3
   crepe train data/mine --init-from runs/other      fine-tune the weights of another run
   crepe train data/reviews --on ray --processes 8   train on a Ray cluster
+
+The page docs/reference/options.md has all settings, which flags and files accept: also width, blocks and dropout of
+the network, optimizer, schedule and label smoothing.
 
 Run the same command again to resume an unfinished run. Printed percentages are rounded to one decimal. The accuracy
 in the name of a checkpoint is cut off after two decimals: 92.119 % is printed as 92.1 %, and named 92.11.

@@ -342,8 +342,8 @@ class LoggingOptions(Settings, group="logging"):
 
     report: bool = setting(
         True,
-        "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
-        "installed.",
+        "Write files for TensorBoard, and at the end of the run report.html and model_card.md, into the run folder, if "
+        "the `reports` extra is installed.",
     )
     track: Literal["none", "mlflow", "wandb"] = setting(
         "none",

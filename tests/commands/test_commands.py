@@ -195,7 +195,7 @@ class TestDefaultModel:
     def test_runs_are_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()
         first, *listed = (line.split() for line in printed_by("runs").splitlines())
-        assert first == ["run", "data", "test", "finished", "name"]
+        assert first == ["run", "data", "test", "finished"]
         assert [line[0] for line in listed[:2]] == ["runs/c", "runs/b"]
         assert ["runs/a", "three", "–", "no"] in listed
 

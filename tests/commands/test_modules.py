@@ -43,16 +43,13 @@ def test_each_module_of_a_command_is_that_command(name, place):
 
 
 @needs_kernels
-def test_a_module_works_and_another_names_the_commands(place, tmp_path):
+def test_a_module_works(place):
     printed = run([sys.executable, "-m", "crepe_dist.predict", "run", "--text", "zig"], place)
     assert "%" in printed
-    said = run([sys.executable, "-m", "crepe_dist.manage"], place, code=1)
-    assert "there is no command manage" in said
-    assert "runs, use" in said
 
 
 @needs_kernels
-def test_the_data_are_named_as_by_inspect_and_tune(place, tmp_path):
+def test_the_data_are_named_by_position_or_by_flag(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     printed = train("data", "--run-dir=flags", *QUICK, cwd=tmp_path)
     assert "finished" in train(*QUICK, "--run-dir=flags", "data/", "--data=data", cwd=tmp_path), printed

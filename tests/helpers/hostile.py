@@ -169,7 +169,7 @@ CASES["result: another's file"] = Case(foreign_result, "predict", ("run", "--tex
 # ---- saved states
 
 SMALL = ("--model=paper", "--size=tiny")
-TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--patience=0", *SMALL)
+TRAIN = (*SMALL, "--data=data", "--run-dir=run", "--device=cpu", "--epochs=5", "--patience=0", "--logging.report=false")
 
 
 def state(

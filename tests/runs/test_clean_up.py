@@ -11,7 +11,6 @@ from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import write_sealed_json
-from crepe_dist.settings.config import parse
 from tests.chaos.test_state_on_disk import snapshot
 from tests.conftest import DEAD
 
@@ -44,14 +43,6 @@ def test_a_finished_run_and_an_unfinished_one(tmp_path):
     assert len(list((done.path / "checkpoints").iterdir())) == 6
     assert {path.name for path in unfinished.state.iterdir()} == {"step_00000001_0000", "step_00000002_0000"}
     assert len(list((unfinished.path / "checkpoints").iterdir())) == 12
-
-
-def test_a_run_that_keeps_all_epochs_keeps_their_checkpoints(tmp_path):
-    run = finished_run(tmp_path / "done")
-    write_text(run.path / "config.yaml", parse(["--keep-epochs=all"]).to_yaml())
-    run.clean_up()
-    assert not run.state.exists()
-    assert len(list((run.path / "checkpoints").glob("*.params"))) == 4
 
 
 def test_it_spares_files_that_training_did_not_write(tmp_path):

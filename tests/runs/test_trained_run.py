@@ -58,10 +58,11 @@ class TestFilesOfARun:
             mine = [record["loss"] for record in steps if record["epoch"] == epoch["epoch"]]
             assert epoch["train_loss"] == pytest.approx(np.average(mine, weights=weights))
 
-    def test_tensorboard_shows_scalars(self, finished):
+    def test_tensorboard_shows_scalars(self, data, tmp_path):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        run_dir, _ = finished
+        run_dir = tmp_path / "run"
+        train(data, run_dir, "--logging.report=true")
         events = EventAccumulator(str(run_dir / "tensorboard"))
         events.Reload()
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]

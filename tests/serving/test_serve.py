@@ -380,7 +380,7 @@ class TestPage(Browsing):
     """Tests in order on one page that stays open."""
 
     def test_what_is_typed_is_classified(self, browser, started, run_dir):
-        assert self.one(browser, "h1").text == "Tickets <of> May"
+        assert self.one(browser, "h1").text == "prepared"
         assert percent(load(run_dir).metadata["test_accuracy"]) in self.one(browser, ".lede").text
         assert self.bars(browser) == [0, 0, 0]
         text = "a quiet zig and a loud qua"

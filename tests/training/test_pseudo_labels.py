@@ -64,7 +64,7 @@ def prepared(folder: Path, *, several: bool = False) -> Path:
         test=table(60, 2, several=several),
         validation=table(210, 3, several=several),
         unlabelled=table(300, 4, labels=False),
-        labels="multilabel" if several else "one",
+        labels="multilabel" if several else "single",
         feature_len=48,
     )
     return folder
