@@ -65,7 +65,7 @@ API = (
     ("Use", "crepe_dist.predicting.loading", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
-    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
+    ("On a cluster", "crepe_dist", ("on_ray", "Result")),
 )
 INTERNAL = (
     *(

@@ -9,6 +9,7 @@ If a text has more ids than a network reads, its middle is removed and one blank
 and the end of a text are the most informative. The encoding of the notebook removes the end of a long text.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -281,6 +282,17 @@ class CharEncoder:
     def encode_points(self, points: npt.NDArray[Any]) -> CharIds:
         """Return the id of each code point that has one id, uint8 [n]. All other code points are ``PAD_UNK_ID``."""
         return np.asarray(self._table[points])
+
+    def windows(self, text: str) -> tuple[CharIds, CharIds]:
+        """Return the ids of a whole text, uint8 [n], and its overlapping windows, uint8 [windows, feature_len].
+
+        The number of windows is the smallest that covers the text, and the windows are evenly spaced. A text that fits
+        into ``feature_len`` has one window.
+        """
+        char_ids, length = self._char_ids_of(self._expand(text)), self.feature_len
+        padded = np.pad(char_ids, (0, max(0, length - len(char_ids))), constant_values=PAD_UNK_ID)
+        starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
+        return char_ids, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of ids of each text before truncation, int64 [n]."""

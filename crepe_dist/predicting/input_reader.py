@@ -2,8 +2,8 @@
 
 import heapq
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
@@ -20,8 +20,7 @@ from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
-from crepe_dist.settings.fields import COLUMN, Choice, Repeated, Settings, setting
-from crepe_dist.settings.flags import ENCODING, UTF_8, TextEncoding
+from crepe_dist.settings.flags import UTF_8
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -158,29 +157,22 @@ def open_inputs(
     return InputReader(opened if path else opened._replace(name="standard input"))
 
 
-@dataclass
-class TextFlags(Settings):
-    """Format and columns of a file that contains texts."""
+def open_inputs_for_model(
+    name: str,
+    model: "Predictor",
+    format: str | None = None,
+    texts: Sequence[str] = (),
+    *,
+    keep_columns: bool = False,
+) -> InputReader:
+    """Open a file that contains texts, for a model; see ``open_inputs``.
 
-    input_format: str | None = setting(
-        None,
-        "Format of the input file. Default: determined by the file name; lines if the name has no known suffix.",
-        Choice(INPUT_FORMATS),
-    )
-    encoding: str | None = setting(None, ENCODING, TextEncoding())
-    text_column: tuple[str, ...] = setting(
-        (),
-        "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
-        "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
-        "is guessed.",
-        Repeated(COLUMN),
-    )
-
-    def open_inputs(self, name: str, model: "Predictor", *, keep_columns: bool = False) -> InputReader:
-        """Open a file that contains texts, for a model; see the function ``open_inputs``."""
-        explicit = ReadOptions(columns=ColumnSpec(texts=tuple(self.text_column)), encoding=self.encoding)
-        options = unlabelled_options(model.reading, model.composition, model.id, explicit)
-        return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
+    Args:
+        texts: Text columns that the user specified.
+    """
+    explicit = ReadOptions(columns=ColumnSpec(texts=tuple(texts)))
+    options = unlabelled_options(model.reading, model.composition, model.id, explicit)
+    return open_inputs(name, format, options, keep_columns=keep_columns)
 
 
 def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:

@@ -24,8 +24,6 @@ from prometheus_client import (
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import REJECTED, Prediction
@@ -68,7 +66,6 @@ class ServiceMetrics:
             buckets=PROBABILITY_BUCKETS,
             registry=registry,
         )
-        self.characters = Counter("crepe_dist_characters", "Characters of texts.", ["known"], registry=registry)
         self.batch_texts = Histogram(
             "crepe_dist_batch_texts", "Texts in a batch.", buckets=BATCH_SIZE_BUCKETS, registry=registry
         )
@@ -86,14 +83,6 @@ class ServiceMetrics:
                 labels = (REJECTED if prediction.rejected else prediction.label,)
             for label in labels:
                 self.predictions.labels(escape_controls(label)).inc()
-
-    def count_characters(self, texts: Sequence[str], encoding: CharEncoder) -> None:
-        """Count the known and unknown characters of texts. A character is known if the alphabet contains it."""
-        unknown, characters = map(
-            sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
-        )
-        self.characters.labels("yes").inc(characters - unknown)
-        self.characters.labels("no").inc(unknown)
 
 
 class MetricsMiddleware:

@@ -48,8 +48,8 @@ UNSUPPORTED = {
     b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, pass --input-format xlsx"),
 }
 JSON_STARTS = (b"{", b"[")
-USE_UTF_8 = "pass --encoding utf-8"
-NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
+USE_UTF_8 = "pass --encoding utf-8, or save the file with a byte order mark"
+SAVE_AS_UTF_8 = "save the file as UTF-8 with a byte order mark"
 # Byte order marks at the start of a file, mapped to the encodings that they indicate.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",  # This mark starts with the mark of UTF-16, so it must be tried first.
@@ -303,7 +303,7 @@ def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
                 batch.content.decode(UTF_8)
             except UnicodeDecodeError:
                 lines.encoding_warning = (
-                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {NAME_ENCODING}"
+                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {SAVE_AS_UTF_8}"
                 )
         yield batch
 
