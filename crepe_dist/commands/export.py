@@ -77,10 +77,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.predicting.loading import load_for_command
 
         predictor = load_for_command(self, self.data, device="cpu", **self.thresholds())
-        if predictor.composition.feature_columns and export_format == "web":
-            remedy = "use --format onnx, huggingface, mlflow or crepe"
-            what = f"--format {export_format} does not support feature columns, which this model has"
-            raise UserError(what, remedy=remedy)
         if predictor.level_thresholds:
             remedy = "leave --min-precision out, and give it to predict or serve"
             raise UserError("exports do not support --min-precision for hierarchical labels", remedy=remedy)

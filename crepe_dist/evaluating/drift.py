@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, normalize_row
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.evaluating.drift_statistics import (
     HISTOGRAM,
@@ -122,12 +121,8 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], npt.ND
         inputs = list(chain.from_iterable(args.open_inputs(path, predictor)))
     warn_of_encoding(args.file, inputs)
     data, split = rows.dataset, rows.dataset.splits["test"]
-    composition = predictor.composition
-    usable = (row.text for row in inputs if not (row.error or composition.validation_error(row.text)))
-    file_texts = [normalize_row(row, composition.strip_html) for row in usable]
-    # If the file has no feature columns, their values are treated as missing.
-    if missing_values := FIELD_SEPARATOR * len(composition.feature_columns):
-        file_texts = [row if FIELD_SEPARATOR in row else row + missing_values for row in file_texts]
+    pairs = (predictor.composition.read(row.text) for row in inputs if not row.error)
+    file_texts = [text for text, error in pairs if not error]
     split_texts = [split.text(row) or "" for row in range(len(split))]
     seen_splits = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
     seen_hashes = np.concatenate([part.source_rows[:, HASH] for part in seen_splits])

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist.data.arrays import hash_texts
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.formatting import percent, pluralize
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import hash_documents
@@ -27,7 +26,6 @@ from crepe_dist.runs.group_bootstrap import student_quantile
 # because the distributions are skewed.
 FALSE_ALARM_PROB = 0.03
 TAIL = 10  # The shortest 1 / TAIL of the test texts are considered short, and the longest 1 / TAIL long.
-MAX_VALUES = 16  # Maximum number of values per feature column that have their own proportion.
 BATCH_SIZE = 256  # Number of texts in a batch.
 BINS = 10  # Number of bins of the histogram of probabilities. The histogram is drawn, but not tested for drift.
 HISTOGRAM, MEAN = "histogram", "mean of the most probable class"
@@ -52,7 +50,7 @@ class DriftStatistics:
     """
 
     def __init__(self, predictor: Predictor, texts: list[str]) -> None:
-        lengths, shape = sorted(len(text.partition(FIELD_SEPARATOR)[0]) for text in texts), predictor.engine.config
+        lengths, shape = sorted(map(len, texts)), predictor.engine.config
         self._short, self._long = lengths[len(lengths) // TAIL], lengths[-1 - len(lengths) // TAIL]
         self._predictor, self._table = predictor, getattr(shape, "ngram_config", shape)
         if isinstance(self._table, NGramConfig):
@@ -83,15 +81,13 @@ class DriftStatistics:
         total = total if units is None else sum_terms(*total.transpose(1, 2, 0))
         return pd.DataFrame(total.T, pd.MultiIndex.from_tuples(proportions), columns)
 
-    def parts_and_wholes(self, rows: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
+    def parts_and_wholes(self, texts: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
         """Return the part and the whole of each text for each proportion. The keys are (group, name)."""
-        predictor, ones, text = self._predictor, np.ones(len(rows)), "text"
-        feature_columns, thresholds = predictor.composition.feature_columns, predictor.thresholds
-        texts, *columns = zip(*(row.split(FIELD_SEPARATOR) if feature_columns else [row] for row in rows))
-        composed = list(map(predictor.composition.without_html_stripping.text, rows))
-        char_ids, num_ids = predictor.encoding.encode_and_measure(composed)
+        predictor, ones, text = self._predictor, np.ones(len(texts)), "text"
+        thresholds = predictor.thresholds
+        char_ids, num_ids = predictor.encoding.encode_and_measure(texts)
         probabilities = predictor.probabilities(predictor.logits(char_ids))
-        known = predictor.without_values(predictor.count_known(char_ids), composed) > 0
+        known = predictor.count_known(char_ids) > 0
         if thresholds is None:
             best = np.argmax(probabilities, axis=1)
             predicted = (best[:, None] == np.arange(probabilities.shape[1])) & known[:, None]
@@ -113,13 +109,6 @@ class DriftStatistics:
         result[text, f"at most {pluralize(self._short, 'character')}"] = lengths <= self._short, ones
         result[text, f"at least {pluralize(self._long, 'character')}"] = lengths >= self._long, ones
         result[text, "longer than the network reads"] = num_ids > predictor.encoding.feature_len, ones
-        for column, values in zip(feature_columns, columns):
-            group, numbers = f"column {column.name}", np.array(list(map(column.value_index, values)), np.float64)
-            result[group, "(never seen in training)"] = np.isnan(numbers), ones
-            result[group, "(missing)"] = numbers == 0, ones
-            # The categories are sorted by frequency, so only the most frequent ones have their own proportions.
-            for number in range(1, min(column.size, 1 + MAX_VALUES)):
-                result[group, column.describe_value(number)] = numbers == number, ones
         return result
 
 

@@ -68,7 +68,7 @@ class CandidatePool:
         inputs = open_inputs(name, reading=options, keep_columns=True)
         self._names = inputs.columns
         self._texts = data.preprocessor.columns or ("text",)
-        self._columns = (*self._texts, *columns.feature_columns, *filter(None, [id_]))
+        self._columns = (*self._texts, *filter(None, [id_]))
         self._labels = dict.fromkeys(columns.labels or (columns.label or "label",), "")
         self._weights = {columns.weight: "1"} if columns.weight else {}
         self.num_read, self._rows, known_texts = 0, list[InputRow](), {"", *corpus.normalized_texts}

@@ -255,10 +255,8 @@ def unlabelled_options(
 
 
 def model_columns(composition: TextPreprocessor, **attributes: Any) -> ColumnSpec:
-    """Return the text columns and feature columns of a model, with further attributes of ``ColumnSpec``."""
-    categories = tuple(column.name for column in composition.feature_columns if column.categories is not None)
-    numbers = tuple(column.name for column in composition.feature_columns if column.categories is None)
-    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **attributes)
+    """Return the text columns of a model, with further attributes of ``ColumnSpec``."""
+    return ColumnSpec(preferred_texts=composition.columns, **attributes)
 
 
 def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:

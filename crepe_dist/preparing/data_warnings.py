@@ -18,8 +18,6 @@ MIN_ROWS_PER_CLASS = 50
 MAX_SHOWN = 10
 # Maximum number of flags in a remedy. The limit keeps the terminal from cutting the remedy off.
 MAX_FLAGS = 4
-# Maximum ratio of distinct values to training rows in a categorical column.
-MAX_CATEGORY_RATIO = 0.5
 # A defect is reported if at least this fraction of the rows has it.
 MIN_DEFECT_FRACTION = 0.005
 # A split whose drawn fraction differs from the requested one by more than this factor causes a warning.
@@ -150,13 +148,6 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
 
 def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
     feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
-    for column in summary["beside"]:
-        if column["values"] > MAX_CATEGORY_RATIO * summary["splits"]["train"]["rows"]:
-            yield (
-                f"column {column['name']} has {pluralize(column['values'], 'value')}, nearly one for each training row",
-                "most values of new rows will be unknown",
-                "leave out --category for this column; --id takes a column that identifies rows",
-            )
     if lengths["cut"] > 0.5:
         yield (
             f"{percent(lengths['cut'])} of the texts are cut",
@@ -190,17 +181,6 @@ def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
             if encoding != "utf-8"
             else "export the file as UTF-8, or undo the wrong conversion: iconv -f UTF-8 -t CP1252 FILE > REPAIRED",
         )
-    text_only = summary["duplicates"].get("text_alone", {}).get("across", {})
-    for pair, count in text_only.items():
-        split, other = pair.split(" in ")
-        with_columns = summary["duplicates"]["across"][pair]["near"]
-        if count["near"] > max(0.01 * summary["splits"][split]["rows"], with_columns):
-            yield (
-                f"{count['near']:,} {split} rows have a text that also occurs in the {other} split",
-                f"{count['exact']:,} texts are exact copies; {with_columns:,} rows also have the same columns; "
-                "this leakage inflates the accuracy",
-                "put all rows of a text into one split with a file for --test; --dedupe also compares the columns",
-            )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")
         if count["near"] > 0.01 * summary["splits"][split]["rows"]:

@@ -8,10 +8,8 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.char_encoder import MARKS, CharEncoder
-from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT
-from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
@@ -114,18 +112,6 @@ class PreparationFlags(ColumnFlags, Command):
         "Column that identifies a row, such as a ticket number. Lists of mistakes and predictions show the "
         "value of this column. Default: rows have no id.",
         COLUMN,
-    )
-    category: tuple[str, ...] = setting(
-        (),
-        "Categorical feature column, such as the sector of a company. The network reads the values of the column in "
-        "addition to the text. Repeat the flag for more columns.",
-        Repeated(COLUMN),
-    )
-    number: tuple[str, ...] = setting(
-        (),
-        "Numeric feature column, such as revenue. The network reads the quantile bins of the values in "
-        "addition to the text. Repeat the flag for more columns.",
-        Repeated(COLUMN),
     )
     group: tuple[str, ...] = setting(
         (),
@@ -337,21 +323,8 @@ class PreparationFlags(ColumnFlags, Command):
         """Return the options for reading the source files."""
         label_format, label_columns = self._parse_label_flags()
         columns = ColumnSpec(
-            self.label,
-            self.text,
-            self.weight,
-            label_columns,
-            self.id,
-            categories=self.category,
-            numbers=self.number,
-            groups=tuple(dict.fromkeys(self.group)),
+            self.label, self.text, self.weight, label_columns, self.id, groups=tuple(dict.fromkeys(self.group))
         )
-        if columns.feature_columns and self.mode == "notebook":
-            raise UserError(
-                "--mode notebook cannot be combined with --category and --number",
-                "the values of these columns follow the text, and this mode reads only the beginning",
-                "leave out --mode",
-            )
         renames = read_renames(self.rename)
         return ReadOptions(
             self.input_format, self.header, columns, label_format, self.strip_html, self.encoding, renames=renames
@@ -415,10 +388,7 @@ def split_names(flag: str | None) -> tuple[str, ...]:
 
 
 def _read_alphabet(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet and the rare characters from a prepared folder, a run or the .json file of a checkpoint.
-
-    Characters that encode the values of feature columns are removed.
-    """
+    """Read the alphabet and the rare characters from a prepared folder, a run or the .json file of a checkpoint."""
     if path.is_dir():
         # All checkpoints of a run have the same alphabet. The pattern excludes the files that contain their scores.
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)
@@ -438,7 +408,4 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
             f"it uses the standard alphabet of the mode {encoding.mode}",
             f"leave out --alphabet and pass --mode {encoding.mode}",
         )
-    frequent, rare = (
-        sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.two_id_characters)
-    )
-    return frequent, rare
+    return encoding.alphabet, encoding.two_id_characters

@@ -71,10 +71,8 @@ def prepare_from_python(
     tables = {"table": source}
     tables |= {name: options[name] for name in ("test", "validation", UNLABELLED) if options.get(name) is not None}
     label, weight, id_ = (name if name is None else str(name) for name in map(options.get, ("label", "weight", "id")))
-    texts, labels, categories, numbers, groups = (
-        _to_names(options.get(name)) for name in ("text", "label_columns", "category", "number", "group")
-    )
-    columns = ColumnSpec(label, texts, weight, labels, id_, categories=categories, numbers=numbers, groups=groups)
+    texts, labels, groups = (_to_names(options.get(name)) for name in ("text", "label_columns", "group"))
+    columns = ColumnSpec(label, texts, weight, labels, id_, groups=groups)
     with python_names_in_errors(), temporary_folder() as folder:
         for name, table in tables.items():
             if not is_table(table):
@@ -90,7 +88,7 @@ def prepare_from_python(
             tables[name] = folder / name
         options |= {"label": columns.label, "weight": columns.weight, "id": columns.id, "text": columns.texts}
         options |= {"label_columns": ",".join(columns.labels) or None}
-        options |= {"category": columns.categories, "number": columns.numbers, "group": columns.groups}
+        options |= {"group": columns.groups}
         options |= {"test": tables.get("test"), "validation": tables.get("validation")}
         options |= {UNLABELLED: _to_names(tables.get(UNLABELLED))}
         known = [field.name for field in settings_of(PreparationFlags)]

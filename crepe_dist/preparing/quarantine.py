@@ -40,7 +40,6 @@ REMEDIES = {
     "name a key in the object",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
-    "unusable number": "leave missing numbers empty, and write 1234.5 for 1.234,5; or read the column with --category",
     "unusable probability": "give every row a probability from 0 for each class, and at least one above 0",
     NOT_UTF_8: ENCODING_REMEDY,
     "empty text": "fill in or remove the rows without text",

@@ -18,12 +18,22 @@ import numpy as np
 
 from crepe_dist.data.arrays import hash_texts
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.data.markup import TAG
+from crepe_dist.data.markup import TAG, without_tags
 from crepe_dist.data.targets import SINGLE_LABEL
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number, normalize_row, parse_number
+from crepe_dist.data.text_preprocessing import parse_number
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import truncate_to_width
-from crepe_dist.preparing.formats import NOT_UTF_8, InvalidRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
+from crepe_dist.preparing.formats import (
+    FIELD_SEPARATOR,
+    NOT_UTF_8,
+    InvalidRow,
+    OpenFile,
+    Parsed,
+    RawBatch,
+    Row,
+    check_text,
+    excerpt,
+)
 from crepe_dist.preparing.label_parsing import ABSENT, ParseClassName
 from crepe_dist.preparing.open_source import (
     check_options_used,
@@ -215,8 +225,8 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     weights: list[float] = []
     name = partial(parse_class_name, class_names=options.class_names)
     for row in parsed.rows:
-        if (normalized := normalize_row(row.text, options.strip_html)) != row.text:  # Replacing is slow.
-            row = row._replace(text=normalized)
+        if options.strip_html:
+            row = row._replace(text=without_tags(row.text))
         try:
             can_lack_label = keep_unlabelled and split == "train"
             label, text = _check_row(
@@ -241,7 +251,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     records["id"] = list(map(len, ids))
     groups, values = _encode_groups(rows, len(options.columns.groups))
     text_file, start = append_texts(folder, list(map(b"".join, zip(texts, ids, values))))
-    _fill_records(records, rows, texts, start, groups["bytes"], has_values=bool(options.columns.feature_columns))
+    _fill_records(records, rows, texts, start, groups["bytes"])
     defects = Counter(what for row in rows for what in _find_defects(row.text))
     return BatchRows(records, labels, invalid, defects, file, text_file, groups)
 
@@ -287,9 +297,6 @@ def _check_row(
     columns, label_format = options.columns, options.labelling
     if cell and columns.labels and label_format.kind == SINGLE_LABEL:
         cell = label_format.join_levels(cell)
-    for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
-        if problem := describe_unusable_number(column, value):
-            raise ValueError(problem)
     if is_unlabelled or (can_lack_label and not cell):
         return ABSENT, text
     if label_format.kind == SINGLE_LABEL or not cell:
@@ -337,24 +344,15 @@ def _parse_weight(row: Row) -> float:
     return weight
 
 
-def _fill_records(
-    records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, group_bytes: Rows, *, has_values: bool
-) -> None:
+def _fill_records(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, group_bytes: Rows) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     sizes = lengths + records["id"] + group_bytes
     records["offset"] = start + np.cumsum(sizes) - sizes
-    _fill_hashes(records, [row.text for row in rows], texts, "exact", "near")
-    texts_only = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
-    records["characters"] = list(map(len, texts_only))
-    if has_values:
-        _fill_hashes(records, texts_only, [text.encode() for text in texts_only], "exact_alone", "near_alone")
-
-
-def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
-    keys = list(map(_normalize_text, texts, data))
-    records[exact] = hash_texts(data)
-    records[near] = hash_texts([key or text for key, text in zip(keys, data)])
+    records["exact"] = hash_texts(texts)
+    keys = [_normalize_text(row.text, text) for row, text in zip(rows, texts)]
+    records["near"] = hash_texts([key or text for key, text in zip(keys, texts)])
+    records["characters"] = [len(row.text) for row in rows]
 
 
 def _normalize_text(text: str, data: bytes) -> bytes:

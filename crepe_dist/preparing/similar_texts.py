@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from crepe_dist.data.counter_rng import hash_random, splitmix64_finalize
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.native.constants import GOLDEN
 from crepe_dist.preparing.splitting import TEST, TRAIN, VALIDATION, Assignment
 from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
@@ -93,11 +92,11 @@ def _draw(collected: SpooledRows, rows: npt.NDArray[np.int64], count: int) -> np
 
 
 def _read(collected: SpooledRows, rows: npt.NDArray[np.int64]) -> list[str]:
-    """Read the texts of rows, without the values of feature columns, and normalize them. Leave out short texts."""
+    """Read the texts of rows, and normalize them. Leave out short texts."""
     records = collected.rows[rows]
     records["bytes"] = np.minimum(records["bytes"], 4 * MAX_CHARS)  # A character has at most four bytes in UTF-8.
     texts = (text.decode("utf-8", "ignore") for text in SpooledTexts(collected.texts).get(records))
-    starts = (text.partition(FIELD_SEPARATOR)[0][:MAX_CHARS].lower() for text in texts)
+    starts = (text[:MAX_CHARS].lower() for text in texts)
     words = (_DIGIT.sub("0", _IGNORED.sub(" ", text).strip()) for text in starts)
     return [text for text in words if len(text) >= NGRAM]
 

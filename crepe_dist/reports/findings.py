@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.char_encoder import describe_truncation
-from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.formatting import duration, join_words, number, percent, pluralize, truncate_to_width
 from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.weights_io import config_class
@@ -229,8 +228,7 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         encoding: Character encoding, as ``CharEncoder.to_dict`` returns it.
         is_multilabel: True for a multilabel model.
     """
-    # Private-use characters in the alphabet represent values of feature columns, so they are not counted.
-    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))
+    alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
     rare = " A rare character counts as two characters." if encoding.get("paired") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
     return [

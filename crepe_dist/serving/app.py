@@ -26,7 +26,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import REJECTED, Prediction
@@ -90,9 +89,7 @@ class ServiceMetrics:
 
     def count_characters(self, texts: Sequence[str], encoding: CharEncoder) -> None:
         """Count the known and unknown characters of texts. A character is known if the alphabet contains it."""
-        unknown, characters = map(
-            sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
-        )
+        unknown, characters = map(sum, zip(*map(encoding.count_unknown, texts)))
         self.characters.labels("yes").inc(characters - unknown)
         self.characters.labels("no").inc(unknown)
 

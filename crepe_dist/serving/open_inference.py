@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.serving import requests
@@ -142,7 +142,7 @@ def add_routes(
 
 def _input_names(composition: TextPreprocessor) -> list[str]:
     """Return the names of the input tensors: the column names of the training data, or ``INPUT`` if it had none."""
-    return [*(composition.columns or [INPUT]), *(column.name for column in composition.feature_columns)]
+    return list(composition.columns or [INPUT])
 
 
 def _rows(tensors: Sequence[InputTensor], binary: bytes, composition: TextPreprocessor) -> list[str]:
@@ -152,7 +152,7 @@ def _rows(tensors: Sequence[InputTensor], binary: bytes, composition: TextPrepro
         HttpError: A tensor does not match its description, or the model has no such column.
     """
     if [tensor.name for tensor in tensors] == [INPUT]:
-        return list(map(strip_field_separators, _texts(tensors[0], binary)))
+        return _texts(tensors[0], binary)
     columns: dict[str, list[str]] = {}
     known = {INPUT, *_input_names(composition)}
     for number, tensor in enumerate(tensors):

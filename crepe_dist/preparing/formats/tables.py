@@ -373,7 +373,7 @@ def open_table(
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows[1:])
-        texts, hint = columns.names_at(columns.texts), columns.unread_hint(rows[1:])
+        texts, hint = columns.names_at(columns.texts), columns.unread_hint()
         file.skip_lines(first[0][0])
     elif is_unsure:
         raise UserError(
@@ -386,7 +386,7 @@ def open_table(
     else:
         names = [f"column {number}" for number in range(1, _most_common_width(rows) + 1)]
         columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows, has_header=False)
-        hint = columns.unread_hint(rows, has_header=False)
+        hint = columns.unread_hint()
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
     batches = _iter_csv_records(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
     parse = partial(parse_table, kind, columns, label, delimiter, keep_cells, is_escaped)
