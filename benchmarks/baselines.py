@@ -4,15 +4,13 @@
     uv run --group comparison benchmarks/baselines.py data/sample data/agnews_part
     uv run --group comparison --with fasttext-wheel benchmarks/baselines.py data/sample --fasttext --ours
 
-The baselines read the same characters as Crepe, and the values of the feature columns. The SVM reads these values as
-one-hot vectors, and fastText reads them as words. The validation split selects the settings. If the data is prepared
-with `--mode marked` or `full`, the settings include whether the baselines read lower case only. A second model is then
-trained with these settings on the training and the validation rows, as in a refit.
+The baselines read the same characters as Crepe. The validation split selects the settings. If Crepe reads capital
+letters, the settings include whether the baselines read lower case only. A second model is then trained with these
+settings on the training and the validation rows, as in a refit.
 
 The script prints figures for the test split, in %:
 
 - the accuracy, whose standard error is sqrt(p (1 - p) / n), the macro F1 and the weighted F1;
-- the hierarchical F1, if the labels are hierarchical;
 - the coverage of selective predictions, and their precision. The threshold is the lowest score that gives the
   predictions for the validation split a precision of 95 %, by Wilson's lower bound.
 
@@ -38,7 +36,6 @@ import pandas as pd
 from crepe_dist import command_runner, hardware
 from crepe_dist.data import augmentation
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.model.calibration import PERCENTS, Calibration
 from crepe_dist.predicting.loading import load
@@ -50,11 +47,8 @@ FASTTEXT = [
 ]
 OURS = ("crepe", "ngrams")
 PRECISION = 0.95
-TEXT, LABEL = "text", "label"  # columns of a table of rows; the others hold values
-COLUMNS = (
-    "data, model, setting, accuracy, macro F1, weighted F1, hierarchical F1, answered, right, lower case, capitals, "
-    "time, choice"
-)
+TEXT, LABEL = "text", "label"  # columns of a table of rows
+COLUMNS = "data, model, setting, accuracy, macro F1, weighted F1, answered, right, lower case, capitals, time, choice"
 HEADER = f"| {COLUMNS.replace(', ', ' | ')} |\n{'|---' * (COLUMNS.count(',') + 1)}|"
 Settings = Sequence[dict[str, Any]]  # arguments of the model
 
@@ -102,7 +96,7 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
             ]
         typed = [Answers(each.argmax(axis=1), each.max(axis=1)) for each in probs]
         least = predictor.calibration.thresholds_for(PRECISION)[-1]
-        _print(dataset, network, {}, scored(dataset, test, typed, least), _seconds() - began, 0.0)
+        _print(dataset, network, {}, scored(test, typed, least), _seconds() - began, 0.0)
     cases = (str.lower, str) if dataset.encoder.mode in ("full", "marked") else (str,)
     for name, rival in rivals.items():
         began = _seconds()
@@ -116,7 +110,6 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
         least = threshold(answers, validation)
         _, model = next(rival(in_case(pd.concat([train, validation], ignore_index=True), case), [setting]))
         found = scored(
-            dataset,
             test,
             [model(in_case(in_case(test, each), case)) for each in (str, str.lower, str.upper)[: 2 * len(cases) - 1]],
             least,
@@ -131,15 +124,10 @@ def in_case(rows: pd.DataFrame, case: Callable[[str], str]) -> pd.DataFrame:
 
 
 def rows_of(dataset: Dataset, name: str) -> pd.DataFrame:
-    """Decode a split: the texts, the labels, and the values of the columns beside the text as they are read."""
-    split, composition = dataset.splits[name], dataset.preprocessor
+    """Decode a split: the texts and the labels."""
+    split = dataset.splits[name]
     texts = list(map(dataset.encoder.decode, split.char_ids(np.arange(len(split)))))
-    rows = pd.DataFrame({TEXT: [PRIVATE.sub("", text).strip() for text in texts], LABEL: split.labels})
-    for column, start in composition.code_point_ranges():
-        known = {chr(start + number): column.describe_value(number) for number in range(column.size)}
-        found = (next((known[each] for each in text if each in known), "") for text in texts)
-        rows[f"{column.name}="] = list(found)
-    return rows
+    return pd.DataFrame({TEXT: list(map(str.strip, texts)), LABEL: split.labels})
 
 
 def threshold(answers: Answers, rows: pd.DataFrame) -> float:
@@ -154,42 +142,36 @@ def threshold(answers: Answers, rows: pd.DataFrame) -> float:
     return float(edges[round(100 * percents[-1])])
 
 
-def scored(dataset: Dataset, rows: pd.DataFrame, typed: Sequence[Answers], least: float) -> list[float]:
-    """Compute what ``main`` prints, as fractions; NaN without a tree.
+def scored(rows: pd.DataFrame, typed: Sequence[Answers], least: float) -> list[float]:
+    """Compute what ``main`` prints, as fractions.
 
     Args:
         typed: Answers to the texts, and to the texts in lower case and in capitals if the models distinguish them.
     """
-    from sklearn.metrics import confusion_matrix, f1_score
+    from sklearn.metrics import f1_score
 
     true, answers = rows[LABEL], typed[0]
     right, answered = answers.classes == true, answers.scores >= least
-    confusion = confusion_matrix(true, answers.classes, labels=range(len(dataset.classes)))
     means = [f1_score(true, answers.classes, labels=true.unique(), average=each) for each in ("macro", "weighted")]
-    tree = dataset.hierarchy.f1(confusion) if dataset.hierarchy else np.nan
     cased = [(each.classes == true).mean() for each in typed[1:]] or [right.mean()] * 2
-    return [right.mean(), *means, tree, answered.mean(), right[answered].mean(), *cased]
+    return [right.mean(), *means, answered.mean(), right[answered].mean(), *cased]
 
 
 def svm(rows: pd.DataFrame, settings: Settings = SVM) -> Models:
-    """Train linear SVMs on TF-IDF of words and word pairs, of 2 to 5 characters across words, and on one-hot values."""
-    from sklearn.compose import make_column_transformer
+    """Train linear SVMs on TF-IDF of words and word pairs, and of 2 to 5 characters across words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.pipeline import make_union
     from sklearn.svm import LinearSVC
 
     words = {"ngram_range": (1, 2), "min_df": 2}
     characters = {"analyzer": "char", "ngram_range": (2, 5), "min_df": 3, "max_features": 600_000}
-    union = make_column_transformer(
-        *((TfidfVectorizer(sublinear_tf=True, lowercase=False, **units), TEXT) for units in (words, characters)),
-        (OneHotEncoder(handle_unknown="ignore"), [name for name in rows if name not in (TEXT, LABEL)]),
-    )
-    vectors = union.fit_transform(rows)
+    union = make_union(*(TfidfVectorizer(sublinear_tf=True, lowercase=False, **units) for units in (words, characters)))
+    vectors = union.fit_transform(rows[TEXT])
     for setting in settings:
         fitted = LinearSVC(random_state=0, **setting).fit(vectors, rows[LABEL])
 
         def model(others: pd.DataFrame, fitted: LinearSVC = fitted) -> Answers:
-            scores = fitted.decision_function(union.transform(others))
+            scores = fitted.decision_function(union.transform(others[TEXT]))
             scores = scores if scores.ndim == 2 else np.stack([-scores, scores], axis=1)
             return Answers(fitted.classes_[scores.argmax(axis=1)], scores.max(axis=1))
 
@@ -215,9 +197,7 @@ def fasttext(rows: pd.DataFrame, settings: Settings = FASTTEXT) -> Models:
 
 
 def _words(rows: pd.DataFrame) -> list[str]:
-    spaced = [re.sub(r"([^\w ])", r" \1 ", text) for text in rows[TEXT]]
-    values = [[name + value.replace(" ", "_") for value in rows[name]] for name in rows if name not in (TEXT, LABEL)]
-    return list(map(" ".join, zip(spaced, *values)))
+    return [re.sub(r"([^\w ])", r" \1 ", text) for text in rows[TEXT]]
 
 
 def _seconds() -> float:

@@ -24,7 +24,6 @@ from crepe_dist.networks.paper.config import CONVOLUTIONS
 
 WORKER = Path(__file__).with_name("peers_worker.py")
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
-MIN_PYTHON = (3, 11)  # required by the packages of peers.txt
 
 
 def worker_sizes(sizes: Any, threads: int) -> dict[str, Any]:
@@ -137,8 +136,6 @@ def interpreter(say: Callable[[str], None]) -> str:
         UserError: the environment cannot be created.
     """
     failure = "the tools for the comparison could not be installed"
-    if sys.version_info < MIN_PYTHON:
-        raise UserError(failure, "they need Python 3.11 or newer", "specify a Python that has them with --peers")
     identity = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode() + sys.base_prefix.encode())
     folder = cache_folder() / f"peers-{identity.hexdigest()[:16]}"
     if not folder.exists():

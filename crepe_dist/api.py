@@ -22,7 +22,6 @@ from crepe_dist.preparing.from_python import python_names_in_errors, translate_f
 from crepe_dist.reports.data_page import REMOVED_ROWS, describe_groups, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.record import open_run
-from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
 from crepe_dist.settings.config import NO_REPORTS, argument_name, merge_settings, settings
 from crepe_dist.settings.fields import did_you_mean, settings_of
 from crepe_dist.train import train
@@ -100,7 +99,7 @@ def fit(
 def _print_warnings(findings: Sequence[Mapping[str, str]]) -> None:
     """Print warnings about the data or the model."""
     for warning in findings:
-        note = translate_for_python(UserError(warning["what"], warning["why"], warning["do"]))
+        note = translate_for_python(UserError(warning["what"], warning["why"], warning.get("do", "")))
         print(note.format_lines("note"), flush=True)
 
 
@@ -156,12 +155,8 @@ def _split_options(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[di
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
     known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(PreparationFlags)}
     dotted = {**{argument_name(name): name for name in known}, **dict(zip(known, known))}
-    aliases = {
-        argument_name(old): Alias(argument_name(alias.name), alias.refused_because) for old, alias in SETTINGS.items()
-    }
     preparing, training = {}, {}
-    for given, value in options.items():
-        name = current_name(given, {**SETTINGS, **aliases}, dotted)
+    for name, value in options.items():
         if name in NEVER or name not in {*dotted, *flags}:
             remedy = did_you_mean(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
             raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)

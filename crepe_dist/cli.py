@@ -19,30 +19,20 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "training": {
         "train": "train a classifier with one or many processes",
-        "tune": "search for better settings in a given time",
         "supervise": "train with many processes of this host, and restart them after a failure",
-        "verify": "repeat a run, and compare the parameters bit by bit",
-        "compare": "compare the scores and settings of runs",
-        "clean": "remove files that finished runs no longer need",
     },
     "using": {
-        "runs": "list the runs in runs/, and mark the one in use",
-        "use": "choose the default model of the commands below",
+        "runs": "list the runs in runs/",
         "evaluate": "score a model on labelled files, or on prepared data",
-        "drift": "compare new texts with the test split of the model",
         "predict": "classify lines, files, or a text from the command line",
         "serve": "serve a model over HTTP, with a web page",
         "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
     },
     "machine": {
-        "doctor": "check whether this machine can train",
-    },
-    "seldom needed": {
-        "report": "rewrite the report and the model card of a run",
+        "doctor": "describe this machine for a bug report",
     },
 }
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
-MANAGE_COMMANDS = ("runs", "use", "report", "clean")  # Commands whose classes are in manage.py.
 
 
 def parser() -> Parser:
@@ -62,7 +52,7 @@ def parser() -> Parser:
 
 def command_class(name: str) -> Any:
     """Return the class of a command."""
-    home = "train" if name == "supervise" else f"commands.{'manage' if name in MANAGE_COMMANDS else name}"
+    home = "train" if name == "supervise" else f"commands.{name}"
     return getattr(import_module(f"crepe_dist.{home}"), name.title())
 
 

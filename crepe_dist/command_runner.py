@@ -5,11 +5,13 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from crepe_dist import invocation
 from crepe_dist.errors import SIGNALS, ExitCode, PeerLostError, UserError, is_memory_error
 
 # Remedies for errors of files and folders, by error number.
@@ -45,7 +47,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         interrupted: Message after Ctrl-C, unless ``KeyboardInterrupt`` has a message.
     """
     # Imported here because the signal handlers must be installed before these slow imports.
-    from crepe_dist import crash_report
     from crepe_dist.distributed.signals import StopRequested
     from crepe_dist.formatting import timestamp
 
@@ -91,7 +92,17 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             _print_error(str(UserError(f"{name} cannot be used", error.strerror or str(error), REMEDIES[error.errno])))
         else:
             code = ExitCode.FAILURE
-            _print_error(str(crash_report.report_unexpected(error)))
+            traceback.print_exc()
+            summary = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
+            _print_error(
+                str(
+                    UserError(
+                        f"unexpected failure: {summary}",
+                        "crepe_dist or one of its libraries has a bug",
+                        f"run {invocation.command_line('doctor')}; if it finds no problem, open an issue",
+                    )
+                )
+            )
     sys.exit(code)
 
 

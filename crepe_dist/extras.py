@@ -10,13 +10,11 @@ from crepe_dist.errors import UserError
 # Packages of each extra.
 PACKAGES = MappingProxyType(
     {
-        "dask": ("distributed",),
         "encoders": ("onnxruntime", "tokenizers", "wordllama"),
         "excel": ("openpyxl", "defusedxml"),
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
-        "metrics": ("prometheus-client",),
         "mlflow": ("mlflow-skinny",),
         "mpi": ("mpi4py", "mpich"),
         "parquet": ("pyarrow",),
@@ -25,8 +23,6 @@ PACKAGES = MappingProxyType(
         "reports": ("jinja2", "matplotlib", "tensorboardX"),
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
-        "spark": ("pyspark",),
-        "tune": ("optuna",),
         "wandb": ("wandb",),
     }
 )

@@ -1,7 +1,6 @@
 """Hardware and installed packages of this machine. This module does not import MXNet or Horovod."""
 
 import hashlib
-import mmap
 import os
 import platform
 from pathlib import Path
@@ -46,11 +45,6 @@ def processor() -> str:
 def boot_id() -> str:
     """Return the random id that Linux generates at boot. It is the same in all containers on a machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-
-
-def resident_memory() -> int:
-    """Return the memory of this process that is in RAM, in bytes. It includes memory shared with other processes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def memory() -> int:

@@ -6,7 +6,6 @@ programs may write have no checksum. Instead, the types of their values are chec
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -34,14 +33,6 @@ def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: 
     write_json(path, {**values, SEAL: checksum(values)}, indent)
 
 
-def rename_keys(values: Mapping[str, Any], former_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Rename the keys of earlier versions to the current keys.
-
-    ``former_keys`` maps each earlier key to its current key.
-    """
-    return {former_keys.get(key, key): value for key, value in values.items()}
-
-
 def read_record(
     path: Path,
     version: int,
@@ -49,8 +40,6 @@ def read_record(
     kind: Any = None,
     *,
     follow: bool = False,
-    former_versions: Collection[int] = (),
-    former_keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Read a JSON file of this package, and check it.
 
@@ -59,23 +48,19 @@ def read_record(
         remedy: Instruction to the user if the file is damaged or has another version.
         kind: Types of the values (see ``validate``). If it is ``None``, the file is sealed.
         follow: Whether the file may be a symbolic link.
-        former_versions: Earlier format versions that are also accepted.
-        former_keys: Mapping from keys of earlier versions to the current keys.
 
     Raises:
         UserError: The file cannot be read, has another version, was altered, or has a value of the wrong type.
     """
     try:
         values: dict[str, Any] = read_json(path, follow=follow)
-        if values[FORMAT] not in (version, *former_versions):
+        if values[FORMAT] != version:
             found = str(values[FORMAT])[:40]
             raise UserError(f"{path} has format {found}; this version reads format {version}", remedy=remedy)
-        # The checksum covers the keys as they were written, whereas ``kind`` describes the current keys.
-        if kind is None and values[SEAL] != checksum(values):
-            raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
-        values = rename_keys(values, former_keys or {})
         if kind is not None:
             validate(values, kind)
+        elif values[SEAL] != checksum(values):
+            raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
         return values
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_error(path, error, remedy) from error

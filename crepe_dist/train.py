@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist import command_runner, invocation
@@ -94,7 +93,6 @@ class Supervise(Command):
         crepe supervise -np 2 --config configs/smoke.yaml     train with two processes on the sample
         crepe supervise -np 4 --nnodes 2 --node-rank 0 --master-addr node0 --data data/reviews
                                                               on the first of two nodes with four processes each
-        crepe supervise -np 4 doctor                          check whether the processes can train together
 
       On several nodes, run the same command on each node, with another --node-rank. CREPE_DIST_SECRET must be the same
       on all nodes. Node 0 prints the output of all processes. If a process fails, the processes of all nodes restart.
@@ -140,10 +138,6 @@ class Supervise(Command):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         values, rest = cls.parser().parse_known_args(words)
-        if rest[:1] == ["doctor"]:
-            # As below, an error in the flags is reported before any process starts.
-            import_module("crepe_dist.commands.doctor").Doctor.parsed(rest[1:])
-            return cls(**{**vars(values), "max_restarts": 0}, worker=["-m", "crepe_dist", *rest])
         config = parse(rest)  # An error in the flags of train is reported here, before any process starts.
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 

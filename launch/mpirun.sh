@@ -25,7 +25,7 @@ if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
 flags+=(--bind-to none)
 # mpirun does not copy these variables to other hosts by itself.
 for name in MASTER_ADDR MASTER_PORT CREPE_DIST_SECRET PYTHONUNBUFFERED OMP_NUM_THREADS \
-    CREPE_DIST_SOCKET_IFNAME CREPE_DIST_RENDEZVOUS_SECONDS CREPE_DIST_MEETING_SECONDS; do
+    CREPE_DIST_SOCKET_IFNAME CREPE_DIST_RENDEZVOUS_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
 done
 

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -251,21 +250,12 @@ def test_it_prints_as_much_as_was_asked_for(capsys, tmp_path):
 @needs_kernels
 def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     data = table(300)
-    data.loc[data.index[:2], "topic"] = "Bill"
     data.loc[data.index[:9], "message"] = [f"<b>words</b> {number}" for number in range(9)]
     crepe_dist.fit(data, "topic", "message", verbose=1, **{**QUICK, "epochs": 1})
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.endswith("merge them: rename=['Bill=bill']") for line in lines)
     assert any(line.strip().startswith("do:  strip_html=True removes HTML") for line in lines)
-    told = translate_for_python(
-        UserError("--header yes, --dedupe near", "--strip-html", "--rename 'a b=c d' --rename x=y …")
-    )
+    told = translate_for_python(UserError("--header yes, --dedupe near", "--strip-html"))
     assert (told.what, told.why) == ('header="yes", dedupe="near"', "strip_html=True")
-    assert told.remedy == "rename=['a b=c d', 'x=y'] …"
-    told = translate_for_python(
-        UserError("", "--rename FILE takes both", "--rename " + shlex.quote("it's=its") + ", or else")
-    )
-    assert (told.why, told.remedy) == ("rename=FILE takes both", """rename=["it's=its"], or else""")
     told = translate_for_python(
         UserError("--mode notebook, --fresh", "--encoding cp1252 or --encoding=latin-1", "--device cpu with --label")
     )

@@ -158,7 +158,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         said("train", "--data", "data3", "--run-dir", name, *QUICK, cwd=place)
     if name not in ("absent", "dangling"):
         said("prepare", "other.csv", "--out", name, cwd=place)
-    assert not list(place.glob("crash-report*"))
 
 
 @needs_kernels

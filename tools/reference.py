@@ -41,17 +41,15 @@ LIMITS = re.compile(r" An? (?:integer|number) (?:from|above) \S+(?: to below|, a
 # Heading of a group whose options were all left out.
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-`evaluate`, `drift`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
-start of its name, an exported folder or its URL. The default is the model chosen with `use`, otherwise the newest run
-in `runs/` if all runs there have the same data. `predict`, `serve` and `export` also have `--min-probability` and
-`--min-precision`. If one of them is given, the model predicts no class for
-[texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
+`evaluate`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
+start of its name, an exported folder or its URL. The default is the newest finished run in `runs/`. `predict`, `serve`
+and `export` also have `--min-probability` and `--min-precision`. If one of them is given, the model predicts no class
+for [texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
 
 A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),
 `--feature-len` (default: 1014), and `--classes` (a,b,c in the order of training, or a file with one name per line).
 
-A flag that has no effect is refused. Each command is also a module: `python -m crepe_dist.prepare` is the same as
-`crepe prepare`.
+Each command is also a module: `python -m crepe_dist.prepare` is the same as `crepe prepare`.
 
 More than one command has these flags:
 
@@ -96,8 +94,7 @@ def options() -> str:
         "Options of `train` and `supervise`: flags, and keys of a YAML file (`--config`). Flags override the file.",
         "`--on`, `--processes` and `--max-restarts` train on a [cluster](../how-to/clusters.md).",
         "",
-        "The data folder needs no flag: `crepe train data/reviews`. A flag that has no effect, such as",
-        "`--width` with `--model ngrams`, is refused. In a file, such a setting is ignored.",
+        "The data folder needs no flag: `crepe train data/reviews`.",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group_name or 'General'}", "", kind.__doc__ or "", ""]

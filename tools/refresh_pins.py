@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rewrite the pins in pyproject.toml from a fresh resolution (Python 3.9 to 3.11, all groups and extras).
+"""Rewrite the pins in pyproject.toml from a fresh resolution (all groups and extras).
 
     uv run --no-sync tools/refresh_pins.py
 
@@ -14,9 +14,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 BLOCK = re.compile(r"(?<=    # pins: begin\n).*?(?=    # pins: end\n)", re.DOTALL)
-# Entry with the dependencies of PySpark. It is removed for the resolution, so that uv reads the dependencies and their
-# versions from PySpark's source distributions. This downloads up to 1.3 GB.
-PYSPARK_METADATA = '[[tool.uv.dependency-metadata]]\nname = "pyspark"\nrequires-dist = ["py4j"]\n'
 
 # Conditions of `environments` in pyproject.toml, which uv adds to the markers.
 ALWAYS = {
@@ -55,9 +52,7 @@ def exported(*groups: str) -> list[str]:
 def main() -> None:
     before = PYPROJECT.read_text()
     try:
-        if PYSPARK_METADATA not in before:
-            raise SystemExit("pyproject.toml must have the metadata of pyspark exactly as in PYSPARK_METADATA")
-        PYPROJECT.write_text(with_pins(before, []).replace(PYSPARK_METADATA, ""))
+        PYPROJECT.write_text(with_pins(before, []))
         uv("lock", "--upgrade")
         # Two exports, because MXNet's flavours conflict. Common dependencies such as numpy are equal in both.
         on_cpu = exported("--all-extras", "--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")

@@ -3,7 +3,7 @@
 
     uv build --wheel
     uv venv -p 3.13 /tmp/fresh
-    uv pip install -p /tmp/fresh "$(ls dist/*.whl)[sklearn,tune]"
+    uv pip install -p /tmp/fresh "$(ls dist/*.whl)[sklearn]"
     /tmp/fresh/bin/python tools/try_wheel.py
 
 Needs nothing beside that environment, so it also runs in a container or on an emulated processor. Trains small networks
@@ -51,7 +51,6 @@ COMMANDS = (
     ("export", ("-m", "crepe_dist", "export", "run", "--data=data", "--format=crepe", "--out=model"), ""),
     ("predict, exported", ("-m", "crepe_dist", "predict", "model", "--text=sunny warm"), "good"),
     ("inspect", ("-m", "crepe_dist", "inspect", "data", "--out=findings"), ""),
-    ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=60", "--out=search"), "best"),
     ("CrepeClassifier", ("-c", CLASSIFIER), "accuracy 1.00"),
     ("supervise -np 2", ("-m", "crepe_dist", "supervise", "-np", "2", "--data=data", "--run-dir=two", *SMALL), ""),
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from crepe_dist import extras
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.errors import UserError
@@ -14,9 +15,8 @@ from crepe_dist.settings.fields import (
     float_range,
     int_range,
     setting,
-    settings_of,
 )
-from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output, check_page
+from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output
 from crepe_dist.settings.options import MAX_BATCH
 
 
@@ -79,11 +79,9 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
                 raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
             if self.data and is_file(self.data):
                 self.data, self.file = None, self.data
-            if not self.file:
-                names = [flag.name for flag in settings_of(ColumnFlags)]
-                why = "these flags apply to a labelled file, and no file is given"
-                self.refuse(names, why, "name a labelled file")
             check_output(self.json, "--json", self.file)
-            check_page(self.html, self.file)
+            if self.html is not None:
+                extras.require("reports", "--html")
+            check_output(self.html, "--html", self.file)
             check_output(self.mistakes, "--mistakes", self.file)
             score(self, group)

@@ -76,10 +76,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.loading import load_for_command
 
-        predictor = load_for_command(self, self.data, device="cpu", **self.thresholds())
-        if predictor.level_thresholds:
-            remedy = "leave --min-precision out, and give it to predict or serve"
-            raise UserError("exports do not support --min-precision for hierarchical labels", remedy=remedy)
+        predictor = load_for_command(self, device="cpu", **self.thresholds())
         if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 

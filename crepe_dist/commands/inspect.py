@@ -54,10 +54,6 @@ class Inspect(Command):
     seed: int = setting(0, "Random seed.", int_range(0, 2**31))
 
     def run(self) -> None:
-        if self.unlabelled is None:
-            self.refuse(
-                ["num_suggestions", "encoding"], "no unlabelled texts are given", "name them with --unlabelled FILE"
-            )
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)

@@ -143,13 +143,8 @@ def _detect_output_format(out: str | None) -> str:
 
 
 def _check(args: Any) -> None:
-    if args.text and (args.file or args.input_format or args.text_column or args.id):
-        raise UserError(
-            "--text excludes the flags of files: --file, --input-format, --text-column and --id",
-            remedy="for a column of a file, use --text-column",
-        )
-    if args.text:
-        args.refuse(["header", "encoding"], "--text gives the texts themselves, and no file is read")
+    if args.text and args.file:
+        raise UserError("--text and --file exclude each other", remedy="for a column of a file, use --text-column")
     if args.format in TABLE_FORMATS and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.windows and args.explain:

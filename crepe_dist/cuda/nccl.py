@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from functools import cache
 
 from crepe_dist.cuda.compiler import load_from_package
@@ -79,9 +79,6 @@ class Communicator:
         self._gpu = gpu
         self._check = gpu.check = check
         self._doing = "its start"
-        self._events = c_void_p(), c_void_p()  # Start and end of the last all-reduce. The context owns the events.
-        for event in self._events:
-            gpu.call("cuEventCreate", event, 0)
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
         self._abort.atexit = False  # NCCL's kernel ends with the process.
@@ -98,20 +95,9 @@ class Communicator:
         The all-reduce replaces the numbers by their sums over all ranks.
         """
         self._gpu.make_current()
-        address, (start, end) = c_void_p(memory.view(0, 4 * count).address), self._events
-        self._gpu.call("cuEventRecord", start, self._gpu.stream)
+        address = c_void_p(memory.view(0, 4 * count).address)
         self._call("ncclAllReduce", address, address, c_size_t(count), INT32, SUM, self._handle, self._gpu.stream)
         self._poll(self._is_enqueued)
-        self._gpu.call("cuEventRecord", end, self._gpu.stream)
-
-    def all_reduce_seconds(self) -> float:
-        """Return the time of the last all-reduce on this GPU, which includes the wait for the other ranks.
-
-        Call ``wait`` first.
-        """
-        milliseconds = c_float()
-        self._gpu.call("cuEventElapsedTime", milliseconds, *self._events)
-        return milliseconds.value / 1000
 
     def wait(self) -> None:
         """Wait until all enqueued work of the GPU is complete.

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
-from crepe_dist.sealed_json import rename_keys
 from crepe_dist.settings.fields import MAX_DOCUMENT_LENGTH, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
@@ -426,9 +425,8 @@ class CharEncoder:
         return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoder as JSON-like data. The key ``paired`` exists only if there are rare characters."""
-        saved = rename_keys(asdict(self), {"two_id_characters": "paired"})
-        return {name: value for name, value in saved.items() if value or name != "paired"}
+        """Return the encoder as JSON-like data. The key ``two_id_characters`` may be missing."""
+        return {name: value for name, value in asdict(self).items() if value or name != "two_id_characters"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "CharEncoder":
@@ -441,7 +439,7 @@ class CharEncoder:
         if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
             raise ValueError("the alphabet is not a text, or feature_len not a number")
         names = ("mode", "feature_len", "fold_accents", "alphabet")
-        return cls(**{name: saved[name] for name in names}, two_id_characters=str(saved.get("paired", "")))
+        return cls(**{name: saved[name] for name in names}, two_id_characters=str(saved.get("two_id_characters", "")))
 
 
 def _code_points(text: str) -> npt.NDArray[np.uint32]:

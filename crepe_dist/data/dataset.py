@@ -37,14 +37,13 @@ from crepe_dist.data.arrays import (
     write_array,
 )
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
-from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, Targets, open_targets, read_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_integer
 from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
-FORMAT = 4  # Version of the folder's format.
+FORMAT = 5  # Version of the folder's format.
 # Names of files in a data set folder.
 MANIFEST = "dataset.json"
 WEIGHTS = "train.weights.npy"
@@ -256,11 +255,6 @@ class Dataset:
     def classes(self) -> list[str]:
         """Class names in the order of their labels."""
         return list(self.manifest["classes"])
-
-    @property
-    def hierarchy(self) -> LabelHierarchy | None:
-        """Hierarchy of the classes; ``None`` if the classes have no levels."""
-        return LabelHierarchy(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
 
     @property
     def label_kind(self) -> str:

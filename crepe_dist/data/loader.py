@@ -11,7 +11,6 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -128,7 +127,6 @@ class DataLoader:
         ranges: Ranges of ``order`` that the global batches contain; see ``batch_schedule.py``.
         group_size: Number of consecutive documents that one rank has to compute together; see
             ``NetworkConfig.reduction_group``.
-        stopwatch: Context manager that is entered while the consumer waits for the thread.
     """
 
     def __init__(
@@ -139,10 +137,8 @@ class DataLoader:
         rank: int,
         size: int,
         group_size: int = 1,
-        stopwatch: AbstractContextManager[None] | None = None,
     ) -> None:
         self._split = split
-        self._stopwatch = stopwatch or nullcontext()
         self._shares = iter_shards(order, ranges, rank, size, group_size)
         self._size, self._group_size = size, group_size
 
@@ -168,8 +164,7 @@ class DataLoader:
         thread.start()
         try:
             for number in itertools.count(1):
-                with self._stopwatch:
-                    kind, content = ready.get()
+                kind, content = ready.get()
                 if kind == "end":
                     return
                 if kind == "error":

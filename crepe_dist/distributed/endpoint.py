@@ -20,7 +20,6 @@ from crepe_dist.distributed.channel import REQUEST_SECONDS, Channel, Message, Sc
 from crepe_dist.distributed.handshake import SECRET_ENV, LocalProcess, introduce
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.settings.aliases import read_variable
 
 ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
 DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"  # Values of MASTER_PORT and of the time limit if they are not set.
@@ -108,7 +107,7 @@ def read_time_limit(environment: Mapping[str, str]) -> float:
     Raises:
         UserError: The value is malformed.
     """
-    return _parse_number(SECONDS_ENV, read_variable(SECONDS_ENV, environment) or DEFAULT_SECONDS, 1e6)
+    return _parse_number(SECONDS_ENV, environment.get(SECONDS_ENV, "").strip() or DEFAULT_SECONDS, 1e6)
 
 
 def _parse_number(name: str, value: str, limit: float) -> float:

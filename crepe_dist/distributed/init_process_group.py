@@ -106,7 +106,7 @@ def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config]
             f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
             "but Horovod for MXNet is not installed",
             str(error),
-            "install it (`uv sync --inexact --group horovod` on Python 3.9 to 3.11; docs/install.md), "
+            "install it (`uv sync --inexact --group horovod` on Python 3.11; docs/install.md), "
             "or start with crepe supervise",
             on_all_ranks=True,
         ) from error

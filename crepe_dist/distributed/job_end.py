@@ -35,7 +35,3 @@ def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
         cause = "could not be reached by ssh, or lost its connection; see the message of ssh above"
     outcome = "stopped on request, and saved" if code == ExitCode.STOPPED else f"error: rank {rank} {cause}"
     return f"{outcome}; run the same command again to resume:\n  {resume_command}"
-
-
-# Horovod wheels that were built for earlier versions of crepe_dist import this name.
-explained = explain_horovodrun_exit

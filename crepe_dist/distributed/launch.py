@@ -156,7 +156,7 @@ def import_mxnet(purpose: str = "training without the native kernels") -> None:
     if not has_mxnet():
         raise UserError(
             f"{purpose} needs MXNet, which is not installed",
-            "MXNet 1.9.1 needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
+            "MXNet 1.9.1 needs Python 3.11 and NumPy 1.23",
             "in a clone of the repository: uv sync --inexact --group horovod, or on a GPU uv sync --extra gpu --group "
             "cu112; elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )

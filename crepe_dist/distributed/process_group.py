@@ -34,23 +34,6 @@ SAME_MACHINES_HINT = (
 )
 
 
-class Stopwatch:
-    """Context manager that adds up the time of its blocks, which must not be nested.
-
-    Attributes:
-        seconds: Total time of all blocks so far, in seconds.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = self._start = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds += time.perf_counter() - self._start
-
-
 class ProcessGroup:
     """Process group of a single process, and base class of the groups of multiple processes.
 
@@ -72,8 +55,6 @@ class ProcessGroup:
             rank waits, without a time limit, for ranks that report their own progress.
         timeout: Time limit in seconds for waits that the watchdog would otherwise end. A wait that times out itself can
             report the cause.
-        waiting: Stopwatch of the time that this rank spends in collectives, and in barriers with the processes of its
-            host.
         late_rank: Rank whose message this rank waits for, or ``None`` if this rank does not wait for a message or the
             backend does not tell.
     """
@@ -85,7 +66,6 @@ class ProcessGroup:
         self.heartbeat: Callable[[], None] = lambda: None
         self.pause_watchdog: Callable[[], None] = lambda: None
         self.timeout = math.inf
-        self.waiting = Stopwatch()
         self.late_rank: int | None = None
         self._messages = MessageChecker(rank)
         hosts_and_cores = self.all_gather_json([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
@@ -116,8 +96,7 @@ class ProcessGroup:
         Returns:
             The received messages concatenated in the order of ranks, and the number of bytes from each rank.
         """
-        with self.waiting:
-            return self._exchange(messages, name)
+        return self._exchange(messages, name)
 
     def _exchange(self, messages: Mapping[int, Bytes], name: str) -> tuple[Bytes, list[int]]:
         """Implement ``exchange``. Each backend overrides this method."""
@@ -284,20 +263,11 @@ class ProcessGroup:
     def close(self) -> None:
         """Wait for all pending work, then leave the group."""
 
-    def check_versions(self) -> None:
-        """Check that all ranks have the same versions of Python, of this package and of the packages that compute.
-
-        Ranks that run different versions would diverge, or would wait for different collectives.
-
-        Raises:
-            UserError: The versions differ. Every rank raises this error.
-        """
-        self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
-
     def __enter__(self) -> "ProcessGroup":
         if self.size > 1:
             try:
-                self.check_versions()
+                # Ranks that run different versions would diverge, or would wait for different collectives.
+                self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
             except UserError as error:
                 self.__exit__(UserError, error, None)
                 raise

@@ -48,7 +48,6 @@ class Watchdog:
     Attributes:
         position_source: Function that returns step, epoch, documents and rows. The watchdog calls it in its own thread.
         late_rank: Function that returns the rank whose message this process waits for, or ``None``.
-        remedy: Instruction to the user for the message about a hang.
         processes: Result of ``identity`` of every rank. The list is empty while the ranks are unknown.
     """
 
@@ -60,7 +59,6 @@ class Watchdog:
         self.position_source: Callable[[], dict[str, Any]] = dict
         self.late_rank: Callable[[], int | None] = lambda: None
         self._since = time.monotonic()
-        self.remedy = f"run the same command again, or raise --safety.watchdog-s ({limit:g}) if steps take longer"
         self.processes: list[dict[str, Any]] = []
         self._peers: dict[int, tuple[int, int]] = {}  # Process id and start time of the other ranks of this host.
         self._stacks: IO[str] | None = None
@@ -171,7 +169,8 @@ class Watchdog:
             error = UserError(
                 f"no progress for {seconds:.0f} s{step} ({position['phase']}), since {timestamp(seconds)}",
                 self._cause(),
-                f"{self.remedy}; the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
+                f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; "
+                f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
             )
             print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
             self._signal_peers(STACK_DUMP_SIGNAL)

@@ -1,4 +1,4 @@
-"""Training in a subprocess of another program, such as a hyperparameter search.
+"""Training in a subprocess of another program.
 
 Errors of the subprocess are raised as exceptions.
 """
@@ -79,32 +79,22 @@ def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[s
             time.sleep(POLL_SECONDS)
 
 
-def train_in_subprocess(
-    settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None
-) -> bool:
+def train_in_subprocess(settings: Mapping[str, Any], folder: Path) -> None:
     """Train in a subprocess until training has finished.
 
     If a signal ends the subprocess, start it again to resume training, at most ``MAX_RESTARTS`` times.
 
     Args:
-        settings, folder, processes: See ``training_subprocess``.
-        seconds: Time limit in seconds. If it is ``None``, there is no limit.
-
-    Returns:
-        True if training has finished, False if the time limit was reached.
+        settings, folder: See ``training_subprocess``.
 
     Raises:
         UserError: Training has failed.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
     for restarts in range(MAX_RESTARTS + 1):
-        with training_subprocess(settings, folder, processes) as process:
-            try:
-                code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                return False
+        with training_subprocess(settings, folder) as process:
+            code = process.wait()
         if code == 0:
-            return True
+            return
         if restarts == MAX_RESTARTS or not signal_name(code):
             break
     raise error_from_log(folder, code)

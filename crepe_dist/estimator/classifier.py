@@ -1,10 +1,8 @@
 """Scikit-learn estimator."""
 
-import functools
-import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,30 +19,12 @@ from crepe_dist.predicting.loading import open_files
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.preparing.dataframe_source import is_missing
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.settings.aliases import ARGUMENTS, current_name
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 
-Init = TypeVar("Init", bound=Callable[..., None])
 UNLABELLED = -1  # Label of a text without a label, as in scikit-learn's semi-supervised estimators.
-
-
-def _accept_former_names(init: Init) -> Init:
-    """Let a constructor accept the former names of renamed arguments.
-
-    The signature does not change, because scikit-learn would treat an argument such as ``**renamed`` as a parameter of
-    the estimator.
-    """
-    known = inspect.signature(init).parameters
-
-    @functools.wraps(init)
-    def with_former_names(self: "CrepeClassifier", *values: Any, **params: Any) -> None:
-        init(self, *values, **{name: params.pop(name) for name in known if name in params})
-        self.set_params(**params)
-
-    return cast(Init, with_former_names)
 
 
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
@@ -84,7 +64,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         model_: Contents of the two checkpoint files, weights and JSON metadata, by file name.
     """
 
-    @_accept_former_names
     def __init__(
         self,
         network: str = "crepe",
@@ -117,13 +96,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
-
-    def set_params(self, **params: Any) -> "CrepeClassifier":
-        """Set arguments of the estimator. The former names of renamed arguments are also accepted."""
-        known = self.get_params(deep=False)
-        names = {name: current_name(name, ARGUMENTS, known) for name in params}
-        super().set_params(**{names[name]: value for name, value in params.items()})
-        return self
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None, groups: Any = None
@@ -266,11 +238,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         # again when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Estimators that were pickled by an earlier version have the former names of renamed arguments.
-        known = self._get_param_names()
-        super().__setstate__({current_name(name, ARGUMENTS, known): value for name, value in state.items()})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,7 +1,6 @@
 """Scoring of a checkpoint on one split, with output to the terminal, a JSON file and an HTML page."""
 
 import json
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pandas as pd
 
 from crepe_dist.data.augmentation import in_case, with_typos
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.label_hierarchy import HierarchyLevel
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.errors import escape_controls
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.csv_cells import write_csv
@@ -27,7 +25,6 @@ from crepe_dist.predicting.predictor import Predictor, check_finite
 from crepe_dist.preparing.flags import split_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.sources import ReadOptions
-from crepe_dist.reports import findings
 from crepe_dist.reports.score_page import (
     describe_interval,
     never_predicted_warning,
@@ -37,9 +34,7 @@ from crepe_dist.reports.score_page import (
     table,
 )
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.record import open_run_of_checkpoint
-from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, MulticlassScores
-from crepe_dist.sealed_json import rename_keys
+from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
 MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the terminal.
@@ -62,7 +57,7 @@ def score(args: Any, group: ProcessGroup) -> None:
         UserError: The checkpoint or the rows cannot be opened, or they do not match. The error is raised on every rank.
     """
     path = group.run_on_all(
-        "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint, args.data), compare_by=lambda path: path.name
+        "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint), compare_by=lambda path: path.name
     )
     if group.is_root:
         checkpoint.log_model_in_use(path, args.checkpoint)
@@ -94,7 +89,7 @@ def evaluate_on(
     Raises:
         UserError: The loss is not finite. The error is raised on every rank.
     """
-    scores = evaluate(predictor.engine, split, batch_size, group, predictor.calibration, predictor.levels)
+    scores = evaluate(predictor.engine, split, batch_size, group, predictor.calibration)
     check_finite(scores.loss)  # The loss is the same on every rank, so all ranks raise the error.
     return scores
 
@@ -128,7 +123,7 @@ def _write(
         print(
             f"\nwarning: the accuracy {' and '.join(lost)} is more than {100 * MAX_LOSS:g} percentage points lower",
             "why: capital letters indicate the class in the training texts, so the model relies on them",
-            "do: if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
+            "do: if such texts occur, prepare the data with --mode paper",
             sep="\n  ",
         )
     if args.mistakes is not None and scores.is_correct is not None:
@@ -136,10 +131,8 @@ def _write(
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
     if args.json is not None:
         is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_STORED_CLASSES
-        # The JSON keeps the keys of the first versions, because programs read them.
-        public_keys = {key: former_key for former_key, key in FORMER_KEYS.items()}
         omitted = ("is_correct", "group_counts", *["confusion"] * is_large)
-        numbers = rename_keys(scores.to_dict(*omitted), public_keys)
+        numbers = scores.to_dict(*omitted)
         if isinstance(scores, MulticlassScores) and is_large:
             numbers["confusion_cells"] = np.stack(scores.confusion_cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
@@ -147,9 +140,6 @@ def _write(
             numbers |= {"groups": scores.num_groups, "accuracy_interval": scores.group_interval()}
         numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
-        if dataset.hierarchy and isinstance(scores, MulticlassScores):
-            numbers["hierarchical_f1"] = dataset.hierarchy.f1(scores.confusion)
-            numbers["level_accuracies"] = dataset.hierarchy.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": prob, **view.summary()} for prob, view in noisy.items()]
         numbers["case"] = {name: view.summary() for name, view in other_case.items()}
         write_json(args.json, numbers, follow=True)
@@ -179,48 +169,31 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if temperature != 1:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
         uncalibrated = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
-    highest_level, more_scores = None, ""
-    if hierarchy := dataset.hierarchy:
-        highest_level = hierarchy.inner_levels[0]
-        more_scores = f"   hierarchical F1 {hierarchy.f1(scores.confusion):.3f}"
-        accuracies = hierarchy.accuracies(scores.confusion)
-        more_scores += "".join(
-            f"\nlevel {number}: {len(level.names):,} nodes, accuracy {percent(accuracy)}"
-            for number, (level, accuracy) in enumerate(zip(hierarchy.inner_levels, accuracies), start=1)
-        )
+    more_scores = ""
     if top := scores.top_k_accuracy:
         more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
     more_scores += _selective_predictions(scores)
-    record = None
-    with suppress(UserError):  # The run may be unavailable. Its record only improves the advice.
-        record = open_run_of_checkpoint(path)
-    train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
-    missed = (
-        findings.never_predicted(record, scores, classes) if record else never_predicted_warning(scores, classes, train)
-    )
+    missed = never_predicted_warning(scores, classes)
     return (
         f"accuracy {percent(scores.accuracy)}{interval}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
-        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes, highest_level)}"
-        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes)}"
+        + (f"\n\n{missed['what']}: {missed['why']}" if missed else "")
     )
 
 
-def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLevel | None) -> str:
-    """Format the confusion matrix of the highest level, or the most frequent confusions if there are many classes."""
-    names = classes if level is None else list(map(escape_controls, level.names))
-    if len(names) > MAX_COLUMNS:
+def _confusion(scores: MulticlassScores, classes: list[str]) -> str:
+    """Format the confusion matrix, or the most frequent confusions if there are many classes."""
+    if len(classes) > MAX_COLUMNS:
         rows = [
             (classes[true], classes[predicted], documents)
             for true, predicted, documents in scores.top_confusions(MAX_SHOWN)
         ]
         frame = pd.DataFrame(rows, columns=["true class", "predicted class", "documents"])
         return f"most frequent confusions\n{frame.to_string(index=False)}"
-    matrix = scores.confusion if level is None else level.confusion(scores.confusion)
-    of_level = " of level 1" if level else ""
     return (
-        f"confusion matrix{of_level} (rows: true class, columns: predicted class)\n"
-        f"{pd.DataFrame(matrix, index=names, columns=names).to_string()}"
+        "confusion matrix (rows: true class, columns: predicted class)\n"
+        f"{pd.DataFrame(scores.confusion, index=classes, columns=classes).to_string()}"
     )
 
 

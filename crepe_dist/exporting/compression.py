@@ -35,7 +35,7 @@ MAX_SCORED = 5000  # Maximum number of test texts on which the compressed and th
 BATCH_SIZE = 256  # Number of texts in a batch.
 # Metadata keys that are copied to the compressed model. Scores are not copied, because they were measured before the
 # compression.
-COPIED_KEYS = ("data", "id", "labels", "levels", "composition", "reading")
+COPIED_KEYS = ("data", "id", "labels", "composition", "reading")
 RowCounts = dict[str, npt.NDArray[np.float64]]
 
 

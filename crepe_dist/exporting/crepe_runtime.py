@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = "4"  # Version of the inputs and the metadata.
+FORMAT = "5"  # Version of the inputs and the metadata.
 MAX_BATCH = 64  # Maximum number of texts in a batch.
 MAX_ACTIVATIONS = 1 << 24  # Maximum number of values in the output of one layer for one batch.
 FILTERS = 256  # Number of channels of a typical convolution.
@@ -39,19 +39,6 @@ class Prediction(NamedTuple):
     error: str = ""
     characters_truncated: int = 0
 
-    # Former names of three attributes.
-    @property
-    def read(self) -> int:
-        return self.characters_read
-
-    @property
-    def problem(self) -> str:
-        return self.error
-
-    @property
-    def characters_cut(self) -> int:
-        return self.characters_truncated
-
 
 class Classifier:
     """Text classifier.
@@ -72,9 +59,7 @@ class Classifier:
         self.classes: list[str] = self.metadata["classes"]
         # If the highest probability is below this threshold, possibly none of the classes is correct.
         self.min_probability: float = self.metadata.get("min_probability", 0)
-        # Models of earlier versions have the key "longest".
-        maxn = self.metadata.get("maxn", self.metadata.get("longest", 0))
-        width = max(FILTERS, maxn * len(self.classes))
+        width = max(FILTERS, self.metadata.get("maxn", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.metadata["feature_len"] * width)))
 
     def run(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -173,5 +173,5 @@ def _html_stripping_source(predictor: Predictor) -> str:
     """Return source code that makes ``crepe_runtime.py`` strip HTML. Empty if the model does not strip HTML."""
     if not predictor.composition.strip_html:
         return ""
-    source = Path(markup.__file__).read_text(encoding="utf-8").partition("import annotations\n")[2]
+    source = Path(markup.__file__).read_text(encoding="utf-8")
     return f"\n{source}\n\nClassifier.without_tags = staticmethod(without_tags)\n"

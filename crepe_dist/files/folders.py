@@ -43,9 +43,10 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
                 yield folder
 
 
-def list_abandoned(parent: Path | None = None, pattern: str = f"{TEMPORARY_PREFIX}*") -> list[Path]:
-    """List this user's folders that killed processes left behind. By default, list folders of ``temporary_folder``."""
-    return [path for path in sorted(Path(parent or tempfile.gettempdir()).glob(pattern)) if _is_abandoned(path)]
+def list_abandoned(parent: Path | None = None) -> list[Path]:
+    """List this user's temporary folders that killed processes left behind."""
+    folders = sorted(Path(parent or tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"))
+    return [path for path in folders if _is_abandoned(path)]
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -193,12 +193,6 @@ def gpu_build(architecture: str) -> str:
     return GPU_BUILD + architecture.replace("_", "")
 
 
-def gpu_builds() -> set[str]:
-    """Return the names of the kernels for the GPUs of this machine."""
-    capabilities = map(driver.compute_capability, range(driver.gpu_count()))
-    return {gpu_build(_architecture(capability)) for capability in capabilities}
-
-
 def is_gpu_build(name: str) -> bool:
     """Return whether a build name is a name of GPU kernels."""
     return name.startswith(GPU_BUILD)

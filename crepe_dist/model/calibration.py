@@ -44,10 +44,6 @@ class Calibration:
         answers: Histogram of the validation texts over the probability of their most probable class, in percent,
             rounded down. The first line counts all texts. The second line counts the correctly classified texts. Empty
             without a validation split.
-        nodes: Histogram of sampled validation texts for hierarchical labels. Each line starts with one percentage per
-            level: the probability of the most probable node of each inner level, and of the most probable class. The
-            last two numbers are the number of texts with these percentages, and a bit mask of the levels that are
-            predicted correctly.
         labels: Precision steps of each class, for multilabel models. A step is an interval of the log-odds at which the
             precision rises. The four lines contain the class of each step, its interval, the number of validation texts
             that reach the interval, and the number of these texts that have the label.
@@ -57,7 +53,6 @@ class Calibration:
     temperature: float = 1.0
     min_probability: float = 0.0
     answers: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
 
@@ -72,12 +67,12 @@ class Calibration:
             raise ValueError("the thresholds are not a probability for each class")
         temperature = parse_finite(saved["temperature"], 0.01, 100, "temperature")
         min_probability = parse_finite(saved["min_probability"], 0, 1, "min_probability")
-        answers, nodes, labels = (_parse_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
+        answers, labels = (_parse_lines(saved.get(name, ())) for name in ("answers", "labels"))
         if labels and (
             len(labels) != 4 or np.unique(_lines_to_array(labels)[0]).tolist() != list(range(len(thresholds)))
         ):
             raise ValueError("the precisions of the labels are not of each class")
-        return cls(temperature, min_probability, answers, nodes, labels, thresholds)
+        return cls(temperature, min_probability, answers, labels, thresholds)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values without the thresholds, which the metadata store in the entry ``labels``."""
@@ -101,14 +96,11 @@ class Calibration:
         """Return the lowest thresholds whose predictions on the validation texts have the required precision.
 
         The precision is estimated by the lower end of Wilson's interval (Journal of the American Statistical
-        Association 22, 1927), so that thresholds are high if there are few texts. A node of the label hierarchy is
-        predicted only if no class and no deeper node is predicted. Therefore, the threshold of a level is fitted only
-        to the texts without a prediction at a deeper level.
+        Association 22, 1927), so that thresholds are high if there are few texts.
 
         Returns:
-            For a single-label model, the threshold of each inner level of the hierarchy, and then the threshold of the
-            classes. For a multilabel model, the threshold of each class. A threshold is infinite if no probability is
-            high enough.
+            For a single-label model, one threshold. For a multilabel model, the threshold of each class. A threshold is
+            infinite if no probability is high enough.
 
         Raises:
             UserError: There was no validation split, or all thresholds are infinite.
@@ -129,25 +121,8 @@ class Calibration:
             lowest = np.full(classes[-1] + 1, math.inf)
             np.minimum.at(lowest, classes[is_reached], interval_threshold(places[is_reached]))
             return list(lowest.tolist())
-        percents, texts, right = np.arange(PERCENTS)[:, None], *_lines_to_array(self.answers)
-        right = right[:, None]
-        if self.nodes:
-            *level_percents, texts, is_right = _lines_to_array(self.nodes).T
-            percents = np.stack(level_percents, axis=1)
-            right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
-        thresholds: list[float] = []
-        is_undecided = np.ones(len(texts), np.bool_)
-        # The classes come first, followed by the inner levels from the deepest to the top. Each level counts only the
-        # texts without a prediction at a deeper level.
-        for percents_of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
-            counts = [
-                reverse_cumsum(np.bincount(percents_of_level, weights * is_undecided, PERCENTS))
-                for weights in (texts, right_at)
-            ]
-            reached = wilson_lower_bound(*counts) >= precision
-            thresholds.insert(0, int(reached.argmax()) / 100 if reached.any() else math.inf)
-            is_undecided &= percents_of_level < 100 * thresholds[0]
-        return thresholds
+        reached = wilson_lower_bound(*reverse_cumsum(_lines_to_array(self.answers))) >= precision
+        return [int(reached.argmax()) / 100 if reached.any() else math.inf]
 
 
 UNCALIBRATED = Calibration()

@@ -105,29 +105,6 @@ class Loss:
             losses = -nd.log_softmax(logits) * targets
         return nd.broadcast_mul(losses, weights).sum()
 
-    def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
-        """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
-
-        If there are no class weights, this loss is the entropy of the target distribution. For multilabel data, it is
-        the sum of the binary entropies of all classes. If a network's loss stays at this value, it has only learnt the
-        class frequencies.
-
-        Args:
-            mass: Number of documents of each class, or the sum of the label probabilities of each class, [classes].
-            documents: Number of documents. The sum of ``mass`` may be larger, because a document may have multiple
-                labels.
-        """
-        weights = self.class_weights(len(mass))
-        if self.label_type == MULTILABEL:
-            positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
-            both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
-            return -float((weights * both * np.log(both)).sum())
-        weighted = mass / mass.sum() * weights
-        total = float(weighted.sum())
-        targets = (1 - self.smoothing) * weighted / total + self.smoothing / len(mass)
-        targets = targets[targets > 0]
-        return -total * float((targets * np.log(targets)).sum())
-
 
 DEFAULT_LOSS = Loss()
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer
-from crepe_dist.settings.options import reference_steps
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
@@ -25,7 +24,6 @@ MODEL_HINT = "give a .params file or a run folder of crepe_dist"
 MAX_SIZE = 1 << 24  # Maximum value of a size that has no entry in ``max_sizes``.
 RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # Rows [n] of a table, and the weight of each use.
 DROPOUT = "dropout"  # Name of the field with the dropout probability, in networks with dropout.
-Self = TypeVar("Self", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,6 @@ class NetworkConfig(ABC):
             another task; empty if there are none.
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
-        min_useful_steps: Number of steps that the network usually needs before it separates the classes, if batches do
-            not grow (``reference_steps``).
         batch_growth: In training, a batch contains at most 1 / ``batch_growth`` of the documents trained on so far.
         default_epochs: Default number of epochs for a training split of medium size.
         max_default_epochs: Upper limit of the default number of epochs. The default exceeds this limit only if the run
@@ -74,7 +70,6 @@ class NetworkConfig(ABC):
     transferable_layers: ClassVar[str] = ""
     accepts_any_length: ClassVar[bool] = True
     is_matmul_bound: ClassVar[bool] = True
-    min_useful_steps: ClassVar[int] = 20
     batch_growth: ClassVar[int] = 64
     default_epochs: ClassVar[int] = 3
     max_default_epochs: ClassVar[int] = 8
@@ -93,7 +88,7 @@ class NetworkConfig(ABC):
         return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
-    def for_data(cls: type[Self], options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> Self:
+    def for_data(cls, options: "ModelOptions", encoder: "CharEncoder", classes: int, rows: int) -> Self:
         """Return the configuration that ``options`` select for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, name) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
@@ -101,7 +96,7 @@ class NetworkConfig(ABC):
 
     @classmethod
     def of_parameters(
-        cls: type[Self],
+        cls,
         arrays: Mapping[str, np.ndarray[Any, Any]],
         alphabet_size: int,
         feature_len: int,
@@ -133,11 +128,6 @@ class NetworkConfig(ABC):
                 parse_finite(network[name], 0, math.nextafter(1, 0), name)
             else:
                 parse_integer(network[name], 1, cls.max_sizes.get(name, MAX_SIZE), name)
-
-    @classmethod
-    def epochs_needed(cls, rows: int, batch_size: int) -> int:
-        """Return the number of epochs, for ``rows`` training rows, that contain ``min_useful_steps`` steps."""
-        return math.ceil(cls.min_useful_steps / reference_steps(rows, batch_size))
 
     @property
     def has_kernels(self) -> bool:
@@ -189,7 +179,7 @@ class NetworkConfig(ABC):
         """Return the remedy for an error message: the requested size ``name`` differs from this configuration."""
         return f"omit model.{name}, which these parameters decide"
 
-    def with_training_options(self: Self, options: "ModelOptions") -> Self:
+    def with_training_options(self, options: "ModelOptions") -> Self:
         """Return a copy with the options that may differ between training runs, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self

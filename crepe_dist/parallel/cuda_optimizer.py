@@ -154,8 +154,6 @@ class CudaOptimizer(FixedPointOptimizer):
             program("add_squared_norms", self._num_slices, *self._parameters_and_slices, self._squares)
         self._stats_and_squares.read_async(self._host_copy)
         (self._communicator or program.gpu).wait()
-        if self._communicator is not None:
-            group.waiting.seconds += self._communicator.all_reduce_seconds()
         return list(self._stats.tolist())
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:

@@ -84,9 +84,7 @@ class HorovodOptimizer(DistributedOptimizer):
         # The all-reduce overwrites the gradients, so the squared norms of this rank's gradients are computed first.
         # The norms are read only if the sums are not finite, to find out which ranks have non-finite gradients.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
-        if self._group.size > 1:
-            mx.nd.waitall()  # MXNet computes asynchronously. The stopwatch must not measure the backward pass.
-        with self._group.waiting, self._collective():
+        with self._collective():
             self._trainer.allreduce_grads()
             losses, sums_are_finite = read_and_check_finite(loss, self.gradients)
         own_are_finite = sums_are_finite or bool(np.isfinite(norms.asnumpy()).all())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import formatting, hardware
-from crepe_dist.distributed.process_group import ProcessGroup, Stopwatch
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import PeerLostError
 from crepe_dist.native import library
 
@@ -47,13 +47,11 @@ class HostSharedMemory:
         files: File descriptors of the segments, in the same order. The sequence is empty for a process that shares no
             memory.
         local_rank: Local rank of this process.
-        waiting: Stopwatch of the time in ``wait``.
     """
 
-    def __init__(self, segments: Sequence[Any], files: Sequence[int], local_rank: int, waiting: Stopwatch) -> None:
+    def __init__(self, segments: Sequence[Any], files: Sequence[int], local_rank: int) -> None:
         self.segments = segments
         self.local_rank = local_rank
-        self._waiting = waiting
         self._files = files
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(segments[0]))
         self._round: int | None = None  # Round of the barrier, between ``arrive`` and the end of ``wait``.
@@ -85,16 +83,15 @@ class HostSharedMemory:
         """
         if self._round is None:
             return
-        with self._waiting:
-            # Wait in short intervals, so that signals are handled and the end of a process is detected.
-            while not self._functions.crepe_barrier_wait(self._barrier, self._round, POLL_SECONDS):
-                try:
-                    self.check_peers_alive()
-                except PeerLostError:
-                    # The process may have arrived at the barrier before it ended. In this case, the wait has succeeded.
-                    if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
-                        raise
-                    break
+        # Wait in short intervals, so that signals are handled and the end of a process is detected.
+        while not self._functions.crepe_barrier_wait(self._barrier, self._round, POLL_SECONDS):
+            try:
+                self.check_peers_alive()
+            except PeerLostError:
+                # The process may have arrived at the barrier before it ended. In this case, the wait has succeeded.
+                if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
+                    raise
+                break
         self._round = None
 
     def check_peers_alive(self) -> None:
@@ -120,7 +117,7 @@ def allocate_private(size: int) -> HostSharedMemory:
     """Allocate ``size`` bytes of memory for a process that shares no memory."""
     segment = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     segment.madvise(mmap.MADV_HUGEPAGE)  # Embedding rows are read in random order, so huge pages save TLB misses.
-    return HostSharedMemory([segment], (), 0, Stopwatch())
+    return HostSharedMemory([segment], (), 0)
 
 
 def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int, consequence: str) -> HostSharedMemory | None:
@@ -147,7 +144,7 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int, conse
             if 0 not in opened:
                 local_rank = host_ranks.index(group.rank)
                 back_with_huge_pages(ctypes.addressof(segments[local_rank]), size)
-                return HostSharedMemory(segments, files, local_rank, group.waiting)
+                return HostSharedMemory(segments, files, local_rank)
         if group.is_root:
             failed = names.index(None) if None in names else opened.index(0)
             why, remedy = _why_unshared(size, len(host_ranks), is_full=None in names)

@@ -1,4 +1,4 @@
-"""Predictions for pandas data frames and Arrow tables, which cluster engines such as Spark and Ray use."""
+"""Predictions for pandas data frames and Arrow tables, which cluster engines use."""
 
 import math
 import os
@@ -79,7 +79,7 @@ class FramePredictor:
 @lru_cache(maxsize=1)
 def _load_cached(model: str, min_probability: float | str, device: str) -> Predictor:
     if not is_url(model) and not os.path.exists(model):
-        remedy = "name a folder that all nodes share, or a URL; on Spark, a file of SparkContext.addFile"
+        remedy = "name a folder that all nodes share, or a URL"
         raise UserError(f"{model} does not exist on {socket.gethostname()}", remedy=remedy)
     return load(model, min_probability=min_probability, device=device)
 

@@ -17,7 +17,7 @@ from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missin
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow, OpenFile, RawBatch, Row, check_text
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
-from crepe_dist.preparing.open_source import EFFECTIVE_OPTIONS, check_options_used, open_source
+from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
 from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
@@ -188,9 +188,7 @@ class TextFlags(Settings):
             None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
         )
         options = unlabelled_options(model.reading, model.composition, model.id, explicit)
-        inputs = open_inputs(name, self.input_format, options, keep_columns=keep_columns)
-        check_options_used(explicit, EFFECTIVE_OPTIONS[inputs.format], f"{name}, which is read as {inputs.format}")
-        return inputs
+        return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
 
 
 def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:

@@ -90,7 +90,6 @@ def prepare_labelled(predictor: "Predictor", source: Any, folder: Path, explicit
         reading,
         max_bad=1.0,
         classes=tuple(predictor.classes),
-        explicit_options=explicit,
     )
     manifest = prepare(find_scoring_sources(path, reading), folder / "data", spec)
     return dict(manifest["quarantine"])

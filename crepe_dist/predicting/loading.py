@@ -18,7 +18,6 @@ from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.inference import open_inference
 from crepe_dist.predicting.predictor import AUTO, DEFAULT_PREPROCESSOR, Predictor
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.options import Precision
 
@@ -45,9 +44,8 @@ def load(
 
     Args:
         checkpoint_or_run: A .params file, a run folder, a model folder, or the URL of a model folder. In a run folder,
-            the selected checkpoint is opened. If the argument is ``None``, the model that ``crepe use`` has set is
-            opened. If no model is set, the newest run in ``runs/`` is opened, provided that all runs were trained on
-            the same data.
+            the selected checkpoint is opened. If the argument is ``None``, the newest finished run in ``runs/`` is
+            opened.
         mode: Character encoding of external weights, which have no ``.json`` file. ``notebook`` is the encoding of the
             original Gluon notebook. ``mode``, ``feature_len`` and ``classes`` are only allowed for external weights.
         feature_len: Number of characters that the network reads. Default: 1014.
@@ -73,14 +71,13 @@ def load(
     return predictor
 
 
-def load_for_command(flags: "ModelFlags", data: str | Path | None = None, **options: Any) -> Predictor:
+def load_for_command(flags: "ModelFlags", **options: Any) -> Predictor:
     """Open the model that the flags of a command specify. Print to standard error which weights file is used.
 
     Args:
-        data: Prepared folder; see ``resolve_model``.
         options: Other arguments of ``load``.
     """
-    path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint, data), flags.checkpoint)
+    path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint), flags.checkpoint)
     return load(path, **flags.external_weights_kwargs(), **options)
 
 
@@ -102,9 +99,6 @@ def _set_thresholds(predictor: Predictor, min_probability: float | str, min_prec
             if never := [name for name, threshold in zip(predictor.classes, thresholds) if threshold > 1]:
                 what = f"{len(never):,} of {len(thresholds):,} classes do not reach this precision at any threshold"
                 warnings.warn(f"{what} and are never predicted: {excerpt(join_words(never))}", stacklevel=3)
-        elif len(thresholds) > 1:
-            # A level of the hierarchy can reach the required precision even if the classes do not.
-            predictor.level_thresholds = tuple(thresholds)
         else:
             (min_probability,) = thresholds
     if min_probability == AUTO:
@@ -139,8 +133,6 @@ def open_checkpoint(
             remedy="remove --mode, --feature-len and --classes",
         )
     else:
-        if path.parent.name == checkpoint.FOLDER and (name := RunDir(path.parent.parent).name):
-            metadata["name"] = name
         encoding, classes, network = checkpoint.parse_metadata(path, metadata)
         calibration, composition = Calibration.from_metadata(metadata), checkpoint.read_preprocessor(metadata)
     config = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)

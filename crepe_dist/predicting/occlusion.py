@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
-from crepe_dist.predicting.former_names import accept_former_names
 from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"[^\s\0]+")
@@ -40,7 +39,6 @@ class Word:
     score: float
 
 
-@accept_former_names({"cut": "truncated"})
 @dataclass(frozen=True)
 class Explanation:
     """Evidence in a text for and against a class.

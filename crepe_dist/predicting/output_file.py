@@ -1,17 +1,15 @@
 """Atomic writer of the output file of ``predict``: the file gets its final name only when it is complete."""
 
-import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from crepe_dist.errors import escape_controls
 from crepe_dist.files.atomic_write import fsync, name_path_in_errors
-from crepe_dist.files.folders import LOCK_NAME, cache_folder
+from crepe_dist.files.folders import cache_folder
 from crepe_dist.preparing import remote
 
 CACHED = "predictions"  # Folder in the user's cache for files that will be uploaded to a URL.
@@ -30,39 +28,28 @@ def temporary_output(out: str) -> Iterator[Path]:
     """
     is_url, is_complete = remote.is_url(out), False
     target = Path(PurePosixPath(urlsplit(out).path).name or "predictions" if is_url else os.path.realpath(out))
-    with ExitStack() as stack:
+    if is_url:
+        temporary = cache_folder() / CACHED / str(os.getpid()) / target.name
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with name_path_in_errors(temporary):
+            yield temporary
+            fsync(temporary)
+        is_complete = True
         if is_url:
-            folder = stack.enter_context(_cache_entry())
-            temporary = folder / target.name
+            remote.upload(temporary, out)
+            temporary.unlink()
         else:
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with name_path_in_errors(temporary):
-                yield temporary
-                fsync(temporary)
-            is_complete = True
-            if is_url:
-                remote.upload(temporary, out)
-                temporary.unlink()
-            else:
-                temporary.replace(target)
-        except BaseException:
-            _report_temporary_file(temporary, out, is_complete=is_complete)
-            raise
-
-
-@contextmanager
-def _cache_entry() -> Iterator[Path]:
-    """Create and lock a folder in the cache for this process. ``crepe clean`` does not remove locked folders."""
-    folder = cache_folder() / CACHED / str(os.getpid())
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield folder
-        finally:
-            if os.listdir(folder) == [LOCK_NAME]:
-                shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(target)
+    except BaseException:
+        _report_temporary_file(temporary, out, is_complete=is_complete)
+        raise
+    finally:
+        if is_url:
+            with suppress(OSError):  # The folder is not empty if the file was kept.
+                temporary.parent.rmdir()
 
 
 def _report_temporary_file(temporary: Path, out: str, *, is_complete: bool) -> None:

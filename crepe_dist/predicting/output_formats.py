@@ -49,8 +49,7 @@ def output_cells(
         convert: Function that converts a probability to a cell.
     """
     cells: list[Any] = [] if prediction.labels is None else [_to_json(prediction.labels)]
-    # The label may be an inner node of the hierarchy, which is not in the ranking.
-    for label, probability in ((prediction.label, prediction.probability), *prediction.ranking[1:top]):
+    for label, probability in prediction.ranking[:top]:
         cells += (label, convert(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
@@ -91,9 +90,6 @@ class Formatter:
             shown = classes[: len(prediction.labels)] or [f"no label ({', '.join(shown)})"]
         elif prediction.rejected:
             shown = [REJECTED, *shown]
-        elif prediction.label != prediction.ranking[0][0]:
-            # The label is an inner node of the hierarchy, so it is not in the ranking.
-            shown = [f"{escape_to_one_line(prediction.label)} {percent(prediction.probability)}", *shown]
         if self.score_class:
             shown = [f"score {percent(prediction.probability_of(self.score_class))}", *shown]
         return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(shown)
@@ -135,9 +131,8 @@ class CsvFormatter(TableFormatter):
     def __post_init__(self) -> None:
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # This line terminator makes the writer quote cells that contain "\r" or "\n". The escape character is necessary
-        # because Python 3.10 otherwise refuses cells that contain NUL.
-        self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
+        # This line terminator makes the writer quote cells that contain "\r" or "\n".
+        self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n")
         self.header = f"{self._format([[*self.columns, *self.types]])[0]}\n"
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:

@@ -3,28 +3,17 @@
 import math
 from typing import Any, NamedTuple
 
-from crepe_dist.predicting.former_names import accept_former_names
-
 # Error for a non-empty text without any character of the alphabet.
 NO_KNOWN_CHARACTERS = "no character that the network knows"
 REJECTED = "none of these"  # Displayed instead of the class if a prediction is rejected.
 
 
-@accept_former_names(
-    {
-        "read": "characters_read",
-        "problem": "error",
-        "characters_cut": "characters_truncated",
-        "share": "probability_of",
-    }
-)
 class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: Most probable class. If the classes form a hierarchy and a precision is required, ``label`` may be an
-            inner node of the hierarchy. If the training labels were numbers or bools in a data frame,
-            ``Predictor.predict`` returns numbers or bools in ``label``, ``ranking`` and ``labels``.
+        label: Most probable class. If the training labels were numbers or bools in a data frame, ``Predictor.predict``
+            returns numbers or bools in ``label``, ``ranking`` and ``labels``.
         probability: Probability of ``label``, 0 to 1.
         ranking: (class, probability) pairs of all classes. The most probable class comes first.
         characters_read: Number of known characters that the network read, without spaces.
@@ -62,10 +51,7 @@ class Prediction(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Probability of ``label`` minus the probability of the second class in ``ranking``, 0 to 1.
-
-        ``label`` may be an inner node of the hierarchy.
-        """
+        """Probability of ``label`` minus the probability of the second class in ``ranking``, 0 to 1."""
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def probability_of(self, label: Any) -> float:

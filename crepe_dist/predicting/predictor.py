@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import CharEncoder, CharIds
-from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.label_types import to_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.distributed.device import CPU, select_device
@@ -25,7 +24,6 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference, is_gpu_build
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import InferenceEngine, Logits
-from crepe_dist.predicting.former_names import accept_former_names
 from crepe_dist.predicting.input_reader import extract_texts, model_columns
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS, Prediction
@@ -45,15 +43,8 @@ MAX_CHECKPOINT_BYTES = 1 << 34  # Maximum size of a checkpoint file.
 CPU_NAME = "cpu"  # Value of the option ``device``.
 # Weight of a window without known characters. It is not 0, so that the mean over such windows is defined.
 MIN_WINDOW_WEIGHT = 1e-6
-FORMER_NAMES = {
-    "about": "metadata",
-    "measure": "score_name",
-    "several": "is_multilabel",
-    "sure": "level_thresholds",
-}
 
 
-@accept_former_names(FORMER_NAMES)
 @dataclass(eq=False, repr=False)
 class Predictor:
     """Text classifier that ``load`` loads from a checkpoint.
@@ -72,9 +63,6 @@ class Predictor:
         path: Weights file.
         metadata: Metadata of the checkpoint. Empty for external weights.
         label_type: Type of the labels in the training data frame, one of ``LABEL_TYPES``. An empty string means text.
-        level_thresholds: Minimum probability of a node of each level of the label hierarchy, and of a class. A text is
-            assigned to the deepest node that reaches the threshold of its level. If the list is empty, the most
-            probable class is predicted.
     """
 
     engine: InferenceEngine
@@ -88,7 +76,6 @@ class Predictor:
     precision: Precision = "auto"
     path: Path = Path()
     metadata: dict[str, Any] = field(default_factory=dict)
-    level_thresholds: tuple[float, ...] = ()
     label_type: str = ""
 
     def __repr__(self) -> str:
@@ -101,7 +88,7 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         # The engine holds memory of the native kernels, which cannot be pickled. The pickle therefore contains the
         # files of the model, which are validated when the pickle is loaded.
-        state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "level_thresholds", "path")}
+        state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "path")}
         device = AUTO if is_gpu_build(self.engine.backend.build_name) else CPU_NAME
         return _unpickled, (self.files(), device, self.engine.threads, state)
 
@@ -129,11 +116,6 @@ class Predictor:
     def kernels(self) -> str:
         """Build name and precision of the kernels."""
         return f"{self.engine.backend.build_name}, {self.engine.backend.precision}"
-
-    @property
-    def levels(self) -> LabelHierarchy | None:
-        """Hierarchy of the classes. ``None`` if the classes form no hierarchy."""
-        return LabelHierarchy(self.metadata["levels"], tuple(self.classes)) if self.metadata.get("levels") else None
 
     @property
     def reading(self) -> ReadOptions:
@@ -210,8 +192,7 @@ class Predictor:
         labels: dict[str, Any] = dict(zip(self.classes, to_label_type(self.classes, self.label_type)))
         return [
             prediction._replace(
-                # The label may be an inner node of the hierarchy. Such a node is not a class, so its name is kept.
-                label=labels.get(prediction.label, prediction.label),
+                label=labels[prediction.label],
                 ranking=tuple([(labels[name], probability) for name, probability in prediction.ranking]),
                 labels=None if prediction.labels is None else tuple([labels[name] for name in prediction.labels]),
             )
@@ -241,7 +222,6 @@ class Predictor:
             texts: Texts.
             windows: See ``predict``.
         """
-        levels = self.levels if self.level_thresholds else None
         while rows := list(islice(texts, WINDOWED_BATCH_SIZE if windows else self._max_batch_size(BATCH_SIZE))):
             pairs = list(map(self.composition.read, rows))
             batch = [text for text, _ in pairs]
@@ -252,23 +232,19 @@ class Predictor:
                 char_ids, lengths = self.encoding.encode_and_measure(batch)
                 logits, num_known = self.logits(char_ids), self.count_known(char_ids)
             probabilities = self.probabilities(logits)
-            nodes = levels.predict_confident(probabilities, self.level_thresholds) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             is_long = (lengths > self.encoding.feature_len).tolist()
-            results = zip(pairs, probabilities.tolist(), orders, num_known.tolist(), nodes, is_long)
-            for (text, error), row, order, characters_read, node, is_truncated in results:
+            results = zip(pairs, probabilities.tolist(), orders, num_known.tolist(), is_long)
+            for (text, error), row, order, characters_read, is_truncated in results:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 error = error or ("" if characters_read else NO_KNOWN_CHARACTERS)
                 characters_read = 0 if error else characters_read
-                best, rejected = ranking[0], ranking[0][1] < self.min_probability
-                if node is not None:
-                    level, *_ = node  # The level is 0 if no node is confident enough.
-                    best, rejected = node[1:] if level else best, level == 0
+                rejected = ranking[0][1] < self.min_probability
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
                 truncated = len(self.encoding.truncated_range(text)) if is_truncated else 0
-                yield Prediction(*best, ranking, characters_read, error, rejected, labels, truncated)
+                yield Prediction(*ranking[0], ranking, characters_read, error, rejected, labels, truncated)
 
     def _logits_of_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Return the mean logits of the windows of each text, and the number of known characters of each text.
@@ -369,8 +345,7 @@ class Predictor:
         """
         requested = None if label is None else self.index(label)
         (prediction,), text = self.predict_stream(iter([text])), self.composition.text(text)
-        # The predicted label may be an inner node of the hierarchy. The ranking contains only classes.
-        index = self.index(prediction.ranking[0][0]) if requested is None else requested
+        index = self.index(prediction.label) if requested is None else requested
         label = self.classes[index]
         logits = self.logits if self.thresholds is None else partial(self._binary_logits, index)
         index = index if self.thresholds is None else 0
@@ -391,9 +366,7 @@ class Predictor:
 def _unpickled(files: Mapping[str, bytes], device: str, threads: int, state: Mapping[str, Any]) -> Predictor:
     from crepe_dist.predicting.loading import open_files  # That module imports this one.
 
-    predictor = replace(
-        open_files(files, device), **{FORMER_NAMES.get(name, name): value for name, value in state.items()}
-    )
+    predictor = replace(open_files(files, device), **state)
     predictor.engine.threads = threads
     return predictor
 

@@ -35,7 +35,6 @@ from crepe_dist.preparing.fit_encoder import fit_encoder, fit_mode
 from crepe_dist.preparing.grouping import Grouping
 from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
-from crepe_dist.preparing.renaming import listed_classes
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import (
     CHUNK_ROWS,
@@ -141,7 +140,7 @@ def build_dataset(
         emptied = old_classes - _find_classes(spec, collected, assignment)[0]
         names, known_labels = _find_classes(spec, collected, given_split, emptied)
         assignment[(assignment <= TEST) & ~known_labels[collected.rows["label"]]] = UNKNOWN
-    listed = [name for name in listed_classes(spec.read_options) if name not in emptied]
+    listed = [name for name in spec.read_options.class_names or () if name not in emptied]
     classes = list(spec.classes or listed or sorted(names, key=_label_sort_key))
     quarantine = write_quarantine(folder, spec, collected, assignment)
     check_rows(spec, collected, assignment, classes, quarantine)
@@ -213,14 +212,6 @@ def build_dataset(
         manifest["groups"] = {"columns": list(group_columns), "count": int(groups.max()) + 1}
     if label_type := manifest["reading"]["labelling"].pop("type"):
         manifest["label_type"] = label_type
-    if separator := spec.read_options.labelling.levels:
-        if spec.classes is None and not any(separator in name for name in classes):
-            raise UserError(
-                f"no class has the separator {separator!r:.40} in its name",
-                f"the classes are names such as {classes[0]!r:.60}",
-                "give the separator of the levels with --levels, or leave out --levels",
-            )
-        manifest["levels"] = separator
     if collected.corrections is not None:
         manifest["corrections"] = collected.corrections
     if targets.kind != SINGLE_LABEL:

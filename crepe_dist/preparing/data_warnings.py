@@ -1,32 +1,23 @@
 """Warnings about properties of a prepared data set that are likely to harm training."""
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.formatting import excerpt, join_words, number, percent, pluralize
+from crepe_dist.formatting import join_words, number, percent, pluralize
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
-from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.settings.options import MIN_FEATURE_LEN
 
 # Minimum number of training rows of a class. A class with fewer training rows than this causes a warning.
 MIN_ROWS_PER_CLASS = 50
 # Maximum number of classes that a warning lists.
 MAX_SHOWN = 10
-# Maximum number of flags in a remedy. The limit keeps the terminal from cutting the remedy off.
-MAX_FLAGS = 4
 # A defect is reported if at least this fraction of the rows has it.
 MIN_DEFECT_FRACTION = 0.005
 # A split whose drawn fraction differs from the requested one by more than this factor causes a warning.
 MAX_FRACTION_RATIO = 1.25
-# Maximum fractions of held-out rows that share a template with a training row, or that are nearly a copy of one. Texts
-# on common topics stay below: in measurements, at most 0.32 and 0.07 of the rows of data sets without such rows.
-MAX_TEMPLATES, MAX_COPIES = 0.4, 0.1
-# Maximum length of a text in a warning, in characters.
-MAX_QUOTE_CHARS = 60
 # What is wrong, why it is a problem, and what to do.
 DataWarning = tuple[str, str, str]
 
@@ -124,19 +115,6 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             "collect more rows, or merge these classes with others"
             + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
         )
-    totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
-    if alike := find_similar_names(dict(zip(classes, totals)), summary.get("levels", "")):
-        pairs = [f"{rare!r:.60} like {frequent!r:.60}" for rare, frequent in alike[:MAX_SHOWN]]
-        # --rename OLD=NEW splits its value at the first "=", so it cannot rename a class whose name contains "=".
-        renames = [f"{rare}={frequent}" for rare, frequent in alike if "=" not in rare][:MAX_FLAGS]
-        flags = " ".join(f"--rename {shlex.quote(rename)}" for rename in renames)
-        if len(alike) > len(renames):
-            flags = f"{flags} …; --rename FILE takes a CSV file with the columns old and new"
-        yield (
-            f"{pluralize(len(alike), 'name of a class looks', 'names of classes look')} like another one",
-            "; ".join(pairs) + " …" * (len(alike) > MAX_SHOWN),
-            f"if both are the same class, merge them: {flags}",
-        )
     if max(train) > 0.9 * sum(train):
         yield (
             f"{percent(max(train), sum(train))} of the training rows belong to one class, "
@@ -189,8 +167,6 @@ def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
                 f"{count['exact']:,} of them are exact copies; this leakage inflates the accuracy",
                 "--dedupe near leaves repeated rows out",
             )
-    if similar := summary.get("similar"):
-        yield from _warn_about_similar_texts(similar)
     conflicting = summary["duplicates"]["conflicting"]
     labelled = sum(split["rows"] for split in summary["splits"].values())
     if conflicting >= MIN_DEFECT_FRACTION * labelled:
@@ -199,20 +175,4 @@ def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
             f"{pluralize(conflicting, 'such row')} cannot all be right, and the text does not show "
             "which label is right",
             "check how the rows were labelled; `inspect` lists likely errors; --dedupe keeps only the first row",
-        )
-
-
-def _warn_about_similar_texts(similar: dict[str, Any]) -> Iterator[DataWarning]:
-    split, rows = similar["split"], similar["rows"]
-    copies, templates = similar["copies"], similar["templates"]
-    if copies > MAX_COPIES * rows or templates > MAX_TEMPLATES * rows:
-        is_copy = templates <= MAX_TEMPLATES * rows
-        held_out, training = (repr(excerpt(text, MAX_QUOTE_CHARS)) for text in similar["example"])
-        yield (
-            f"{percent(copies if is_copy else templates, rows)} of the {split} rows "
-            f"{'are nearly copies of' if is_copy else 'share much text with'} a training row",
-            f"a random split separates such rows, so the {split} accuracy may be higher than on new data; example: "
-            f"{held_out} and {training}",
-            "if a column says which rows belong together, such as a host, an author or a template, keep them in one "
-            f"split with --group COLUMN; or give {split} rows of other sources with --{split} FILE",
         )

@@ -19,7 +19,6 @@ from crepe_dist.preparing.fit_encoder import MIN_COVERAGE_GAIN
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import check_out, prepare
-from crepe_dist.preparing.renaming import read_renames
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, PreparationSpec
 from crepe_dist.preparing.splitting import DEDUPE, MIN_ROWS_FOR_VALIDATION, SplitOptions
@@ -33,11 +32,9 @@ from crepe_dist.settings.fields import (
     PATH_ARGUMENT,
     Choice,
     Repeated,
-    String,
     ValueType,
     float_range,
     int_range,
-    refuse,
     setting,
 )
 from crepe_dist.settings.flags import ColumnFlags, Command
@@ -69,27 +66,6 @@ class FileOrFraction(ValueType):
 
     def __str__(self) -> str:
         return "a file, or a fraction of the rows such as 0.2"
-
-
-class Renames(Repeated):
-    """Type of --rename: OLD=NEW, or the name of a file.
-
-    In Python, the value may also be a mapping or a list of pairs of old and new names.
-    """
-
-    def check(self, value: Any) -> tuple[Any, ...]:
-        items = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
-        return tuple(map(self._parse, items))
-
-    def _parse(self, item: Any) -> Any:
-        if isinstance(item, (str, Path)):
-            old, is_pair, new = str(item).partition("=")
-            return (old, new) if is_pair else NON_EMPTY.check(str(item))
-        old, new = item
-        return ANY_TEXT.check(str(old)), ANY_TEXT.check(str(new))
-
-    def __str__(self) -> str:
-        return "old=new, or a CSV file with the columns old and new"
 
 
 @dataclass
@@ -124,24 +100,11 @@ class PreparationFlags(ColumnFlags, Command):
         None,
         "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
         "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
-        "with --label-separator, or with --label-columns if --levels is not given; otherwise single.",
+        "with --label-separator, or with --label-columns; otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
     )
     label_separator: str | None = setting(
         None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
-    )
-    levels: str | None = setting(
-        None,
-        "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. If --label-columns is given, each "
-        "column holds one level. Default: labels have no hierarchy.",
-        ANY_TEXT,
-    )
-    rename: tuple[Any, ...] = setting(
-        (),
-        "Class to rename, as OLD=NEW, such as Billling=Billing. Classes that end up with the same name are merged. If "
-        "--levels is given, OLD may also be a node of the hierarchy. FILE is a CSV file with the columns old and new. "
-        "The renaming applies to all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
-        Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
     corrections: Path | None = setting(
@@ -284,9 +247,6 @@ class PreparationFlags(ColumnFlags, Command):
         corrections = None
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
-        elif self.correct is not None:
-            remedy = "leave out --correct, or name the corrected labels with --corrections FILE"
-            refuse(["--correct"], "", remedy, on=" without --corrections")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         is_fixed = self.alphabet not in (None, AUTO, STANDARD)
@@ -316,7 +276,6 @@ class PreparationFlags(ColumnFlags, Command):
             fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
             max_bad=self.max_bad,
             corrections=corrections,
-            explicit_options=options,
         )
 
     def _read_options(self) -> ReadOptions:
@@ -325,13 +284,10 @@ class PreparationFlags(ColumnFlags, Command):
         columns = ColumnSpec(
             self.label, self.text, self.weight, label_columns, self.id, groups=tuple(dict.fromkeys(self.group))
         )
-        renames = read_renames(self.rename)
-        return ReadOptions(
-            self.input_format, self.header, columns, label_format, self.strip_html, self.encoding, renames=renames
-        )
+        return ReadOptions(self.input_format, self.header, columns, label_format, self.strip_html, self.encoding)
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
-        """Find the source files, and refuse --test, --validation and --stratified if they contradict these files.
+        """Find the source files, and refuse --test and --validation if they contradict these files.
 
         Args:
             paths: Paths of the downloaded copies, keyed by URL.
@@ -348,25 +304,19 @@ class PreparationFlags(ColumnFlags, Command):
                     f"the sources already have files of the {split} split: {', '.join(split_names)[:200]}",
                     f"leave out --{split}, or name only the training files as sources",
                 )
-        if splits.keys() <= {source.split for source in sources}:
-            self.refuse(["stratified"], "all splits are files, so no split is drawn")
         return sources
 
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
         """Return the format of the labels, and the column names of --label-columns."""
         columns = split_names(self.label_columns)
         separator = self.label_separator or ""
-        choice = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
+        choice = self.labels or ("multilabel" if separator or columns else "single")
         kind = LABELS_CHOICES[choice]
         problem = ""
-        if kind == SINGLE_LABEL and (separator or (columns and not self.levels)):
-            problem = (
-                "--labels single cannot be combined with --label-separator, or with --label-columns without --levels"
-            )
+        if kind == SINGLE_LABEL and (separator or columns):
+            problem = "--labels single cannot be combined with --label-separator or --label-columns"
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
-        elif self.levels and kind != SINGLE_LABEL:
-            problem = f"--levels cannot be combined with --labels {choice}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
@@ -379,7 +329,7 @@ class PreparationFlags(ColumnFlags, Command):
                 problem,
                 remedy=f"leave out one of them; {invocation.command_line('prepare')} --help describes the flags",
             )
-        return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
+        return LabelFormat(kind, separator, self.label_type), columns
 
 
 def split_names(flag: str | None) -> tuple[str, ...]:

@@ -4,7 +4,6 @@
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     Table = pd.DataFrame | Mapping[str, Any]
 
-# One or more flags --rename OLD=NEW in a message, quoted for a shell.
-RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
 # Any flag in a message, with the word after it. The pattern omits the space before a number, a placeholder or a quoted
 # value, because each of them is the value of the flag. Any other word is a value only if the setting accepts it.
 FLAG = re.compile(r"(--[a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"])| ([a-z][\w-]*))?")
@@ -98,7 +95,7 @@ def prepare_from_python(
             raise UserError(f"prepare has no argument {name}", remedy=remedy)
         label_type = find_label_type(source, columns.label) if is_table(source) else ""
         sources = _to_names(tables["table"])
-        flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options).as_given(options)
+        flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options)
         return flags.prepare(render_page, command, print_line=print_line)
 
 
@@ -134,10 +131,7 @@ def translate_for_python(error: UserError) -> UserError:
     The functions and the commands share their checks. The messages contain flags, which Python callers cannot use.
     """
     for name in ("what", "why", "remedy"):
-        text = RENAME_FLAGS.sub(
-            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", getattr(error, name)
-        )
-        setattr(error, name, FLAG.sub(_to_argument, text))
+        setattr(error, name, FLAG.sub(_to_argument, getattr(error, name)))
     return error
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.targets import MAX_LABELS, PROB_SCALE, SINGLE_LABEL, SOFT, Pairs
-from crepe_dist.data.text_preprocessing import normalize_category
 
 # Function that converts a label in a file to a class name. It raises ``ValueError`` if the label is invalid.
 ParseClassName = Callable[[str], str]
@@ -42,14 +41,11 @@ class LabelFormat:
     Args:
         kind: Single, multiple or soft labels; one of ``targets.LABEL_KINDS``.
         separator: Separator of multiple labels in a cell. Empty if the cells are JSON lists or each class has a column.
-        levels: Separator of the levels in a hierarchical label. Empty if the labels have no hierarchy. If there are
-            multiple label columns, each column contains one level.
         type: Type of the labels of a table in memory, one of ``LABEL_TYPES``. Empty for text.
     """
 
     kind: str = SINGLE_LABEL
     separator: str = ""
-    levels: str = ""
     type: str = ""
 
     def parse(self, cell: str, name: ParseClassName) -> str:
@@ -58,22 +54,10 @@ class LabelFormat:
         Raises:
             ValueError: The cell is invalid.
         """
-        return encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
-
-    def join_levels(self, cell: str) -> str:
-        """Join the levels of a hierarchical label. The cell is the result of ``labels_to_cell``.
-
-        Raises:
-            ValueError: A level is empty, but a lower level is not; or a level contains the separator.
-        """
-        levels = list(map(normalize_category, _parse_json(cell).values()))
-        while levels and not levels[-1]:
-            levels.pop()  # A label may have fewer levels than there are columns.
-        if not all(levels):
-            raise ValueError(f"unusable level: the level above {levels[levels.index('') + 1]!r:.40} is empty")
-        if invalid := next((level for level in levels if self.levels.strip() in level), None):
-            raise ValueError(f"unusable level: {invalid!r:.40} contains the separator of --levels")
-        return self.levels.join(levels)
+        units = self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name)
+        if len(units) > MAX_LABELS:
+            raise ValueError(f"more than {MAX_LABELS:,} labels")
+        return json.dumps(units, sort_keys=True, ensure_ascii=False)
 
     def _parse_multilabel(self, cell: str, name: ParseClassName) -> dict[str, int]:
         labels: Iterable[str]
@@ -120,20 +104,6 @@ def _round_probs(probs: dict[str, float]) -> dict[str, int]:
     for label in order[: PROB_SCALE - sum(units.values())]:
         units[label] += 1
     return {label: count for label, count in units.items() if count}
-
-
-def encode_units(units: Mapping[str, int]) -> str:
-    """Return the label string of multiple or soft labels.
-
-    Args:
-        units: Probability of each class, as an integer multiple of 1 / ``PROB_SCALE``.
-
-    Raises:
-        ValueError: There are more than ``MAX_LABELS`` classes.
-    """
-    if len(units) > MAX_LABELS:
-        raise ValueError(f"more than {MAX_LABELS:,} labels")
-    return json.dumps(units, sort_keys=True, ensure_ascii=False)
 
 
 def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:

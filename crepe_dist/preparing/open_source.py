@@ -1,7 +1,7 @@
 """Opening of sources. Formats and columns that the user does not specify are detected from the first bytes."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,58 +29,13 @@ from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import JSON_STARTS, LineReader, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import ExcelReader, open_table, parse_table
 from crepe_dist.preparing.sources import LINES, ReadOptions, Source, list_documents
-from crepe_dist.settings.fields import FORMATS, refuse
+from crepe_dist.settings.fields import FORMATS
 from crepe_dist.settings.flags import UTF_8
 
 # Maximum number of documents in a batch.
 BATCH_FILES = 256
 # First bytes of a Parquet file.
 PARQUET_MAGIC = b"PAR1"
-
-
-# Read options that affect each format.
-TABULAR = {"header", "encoding", "text", "label"}
-EFFECTIVE_OPTIONS = {
-    "csv": TABULAR,
-    "tsv": TABULAR,
-    "xlsx": TABULAR - {"encoding"},
-    "jsonl": TABULAR - {"header"},
-    "parquet": TABULAR - {"header", "encoding"},
-    "fasttext": {"encoding"},
-    "folder": {"encoding"},
-    LINES: {"encoding"},
-}
-
-
-def effective_options(source: Source, opened: OpenFile) -> set[str]:
-    """Return a set with the name of the source's format and the read options that affect the source.
-
-    The set is empty for the sample.
-    """
-    if source.format == SAMPLE:
-        return set()
-    return EFFECTIVE_OPTIONS[opened.format] - ({"label"} if source.label else set()) | {opened.format}
-
-
-def check_options_used(read_options: ReadOptions, used: Collection[str], names: str) -> None:
-    """Raise ``UserError`` if the user specified an option that affects none of the sources.
-
-    Args:
-        used: Options that affect at least one source, and the formats of the sources.
-        names: Names of the sources, as shown in the message.
-    """
-    columns = read_options.columns
-    flags = {
-        "--input-format": (read_options.format, read_options.format is not None),
-        "--header": ("header", read_options.header != "auto"),
-        "--encoding": ("encoding", read_options.encoding is not None),
-        "--text-column": ("text", bool(columns.texts)),
-        "--label": ("label", columns.label is not None),
-        "--label-columns": ("label", bool(columns.labels)),
-        "--label-separator": ("label", bool(read_options.labelling.separator)),
-    }
-    unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in used]
-    refuse(unused, "the format has no such property, or the names of files and folders determine it", on=f" on {names}")
 
 
 def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = False, live: bool = False) -> OpenFile:

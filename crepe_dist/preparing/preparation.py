@@ -25,7 +25,6 @@ from crepe_dist.invocation import command_line
 from crepe_dist.preparing.building import build_dataset
 from crepe_dist.preparing.quarantine import quarantine_path, save_quarantine
 from crepe_dist.preparing.reading import read_sources
-from crepe_dist.preparing.renaming import rename_classes
 from crepe_dist.preparing.sources import (
     SAMPLE_DEDUPE,
     SAMPLE_FEATURE_LEN,
@@ -112,8 +111,6 @@ def prepare(
         folder = partial / "spool"
         folder.mkdir()
         collected = read_sources(sources, folder, spec, workers, show_progress, print_line)
-        if spec.read_options.renames:
-            rename_classes(collected, spec)
         try:
             built = build_dataset(partial, spec, collected, workers, show_progress, print_line)
         except UserError as error:

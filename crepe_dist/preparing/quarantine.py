@@ -39,7 +39,6 @@ REMEDIES = {
     "not a single value": "pass --labels soft for probabilities of classes, --labels multilabel for a list, or "
     "name a key in the object",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
-    "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
     "unusable probability": "give every row a probability from 0 for each class, and at least one above 0",
     NOT_UTF_8: ENCODING_REMEDY,
     "empty text": "fill in or remove the rows without text",

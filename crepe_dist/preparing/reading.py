@@ -22,7 +22,6 @@ from crepe_dist.data.markup import TAG, without_tags
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.data.text_preprocessing import parse_number
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import truncate_to_width
 from crepe_dist.preparing.formats import (
     FIELD_SEPARATOR,
     NOT_UTF_8,
@@ -36,8 +35,6 @@ from crepe_dist.preparing.formats import (
 )
 from crepe_dist.preparing.label_parsing import ABSENT, ParseClassName
 from crepe_dist.preparing.open_source import (
-    check_options_used,
-    effective_options,
     open_source,
     read_options_for_unlabelled,
 )
@@ -175,25 +172,17 @@ def _iter_tasks(
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     read_options = unlabelled_options = spec.read_options
-    used_options: set[str] = set()
     described: set[str] = set()
     for file, source in enumerate(sources):
         opened = open_source(source, unlabelled_options if source.split == UNLABELLED else read_options)
         if source is first:  # Unlabelled sources come last, so the columns are known before the first one is opened.
             unlabelled_options = read_options_for_unlabelled(read_options, opened)
-        used_options |= effective_options(source, opened)
         if (description := _describe_source(source, opened)) not in described:
             described.add(description)
             remaining = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
             print_line(f"reads {source.name}{remaining}: {description}")
             if opened.hint and source.split != UNLABELLED:
                 print_line(opened.hint)
-        if spec.explicit_options and file == len(sources) - 1:
-            check_options_used(
-                spec.explicit_options,
-                used_options,
-                truncate_to_width(", ".join(source.name for source in sources), MAX_REASON),
-            )
         entry = files[file] = {
             "format": opened.format, "reads": opened.columns_description,
             "label": opened.label, "texts": list(opened.texts),
@@ -294,9 +283,7 @@ def _check_row(
         ValueError: The row is invalid.
     """
     text, cell = check_text(row.text), row.label.strip()
-    columns, label_format = options.columns, options.labelling
-    if cell and columns.labels and label_format.kind == SINGLE_LABEL:
-        cell = label_format.join_levels(cell)
+    label_format = options.labelling
     if is_unlabelled or (can_lack_label and not cell):
         return ABSENT, text
     if label_format.kind == SINGLE_LABEL or not cell:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -246,33 +246,6 @@ def upload(path: Path, url: str) -> None:
         if urlsplit(url).scheme not in OBJECT_STORES:
             system.makedirs(str(PurePosixPath(name).parent), exist_ok=True)
         system.put_file(str(path), name)
-
-
-def download_file(url: str, path: Path) -> bool:
-    """Copy the file at a URL to a path in an existing folder. Return False if there is no file at the URL.
-
-    Raises:
-        UserError: The URL cannot be read.
-    """
-    import fsspec
-
-    with _translate_errors(url):
-        system, name = fsspec.core.url_to_fs(url)
-        system.invalidate_cache()
-        try:
-            system.get_file(name, str(path))
-        except FileNotFoundError:
-            return False
-    return True
-
-
-def remove(url: str) -> None:
-    """Remove the file at a URL if possible."""
-    import fsspec
-
-    with suppress(Exception):  # Each library has its own exceptions.
-        system, name = fsspec.core.url_to_fs(url)
-        system.rm_file(name)
 
 
 def _install_command(message: str) -> str:

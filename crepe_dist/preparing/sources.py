@@ -79,10 +79,6 @@ class Source:
         return self.path.stat().st_size
 
 
-# Keys of ``columns`` in the metadata of earlier versions, mapped to the current names.
-FORMER_COLUMN_KEYS = {"needs_id": "id_required", "remembered": "preferred_texts", "like": "reference_columns"}
-
-
 @dataclass(frozen=True)
 class ReadOptions:
     """Options for reading files. An option that the user specified replaces detection.
@@ -96,7 +92,6 @@ class ReadOptions:
         encoding: Encoding of files without a byte order mark. If it is ``None``, ``default_encoding`` is used.
         class_names: Names of the labels 1 … C; ``None`` if the labels are names. ``prepare`` reads them from the file
             ``classes.txt`` next to the data, if it exists.
-        renames: Old and new names of classes, or of nodes of the label hierarchy.
         default_format: Format of files whose names have no known suffix and whose first lines have no fastText label.
             If it is ``None``, the format is detected from the content. When labelled rows are read for a model, this
             option is the format of the model's training data.
@@ -112,7 +107,6 @@ class ReadOptions:
     strip_html: bool = False
     encoding: str | None = None
     class_names: tuple[str, ...] | None = None
-    renames: tuple[tuple[str, str], ...] = ()
     default_format: str | None = None
     default_encoding: str = UTF_8
 
@@ -122,27 +116,25 @@ class ReadOptions:
         return (self.format or self.default_format) == "folder"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values. The key ``renames`` exists only if classes were renamed.
+        """Return the options as JSON values.
 
         Group columns are left out, because files that a model reads need no groups.
         """
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
         del options["default_format"], options["default_encoding"]
         del options["columns"]["groups"], options["columns"]["groups_required"]
-        return {name: value for name, value in options.items() if value or name != "renames"}
+        return options
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "ReadOptions":
         """Restore the options from the result of ``to_dict``."""
         columns: dict[str, Any] = {
-            FORMER_COLUMN_KEYS.get(name, name): tuple(value) if isinstance(value, list) else value
-            for name, value in saved["columns"].items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in saved["columns"].items()
         }
         restored = {
             "columns": ColumnSpec(**columns),
             "labelling": LabelFormat(**saved["labelling"]),
             "class_names": None if saved["class_names"] is None else tuple(saved["class_names"]),
-            "renames": tuple((str(old), str(new)) for old, new in saved.get("renames", ())),
         }
         return cls(**{**saved, **restored})
 

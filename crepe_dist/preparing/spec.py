@@ -37,8 +37,6 @@ class PreparationSpec:
         corrections: Corrections of labels. If it is ``None``, no labels are corrected.
         classes: Classes of the model that will score the rows; all rows are then test rows. If it is ``None``, the rows
             are for training, and the classes are taken from the training rows.
-        explicit_options: Read options that the user specified. Each of them must affect at least one source. ``None``
-            skips this check.
     """
 
     encoder: CharEncoder = field(default_factory=CharEncoder)
@@ -50,7 +48,6 @@ class PreparationSpec:
     max_bad: float = MAX_BAD
     corrections: "Corrections | None" = None
     classes: tuple[str, ...] | None = None
-    explicit_options: ReadOptions | None = None
 
     @property
     def label_kind(self) -> str:

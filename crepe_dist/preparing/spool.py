@@ -148,7 +148,6 @@ class SpooledRows:
         texts: Files of the texts.
         corrections: Outcomes of corrections, see ``corrections.apply_corrections``. ``None`` if there are none.
         defects: Number of valid rows with each defect of ``reading.DEFECTS``.
-        renamed: Old and new names of classes, with the number of rows that had the old name.
     """
 
     folder: Path
@@ -160,7 +159,6 @@ class SpooledRows:
     texts: list[Path] = field(default_factory=list)
     corrections: dict[str, Any] | None = None
     defects: Counter[str] = field(default_factory=Counter)
-    renamed: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def rows(self) -> Rows:

@@ -14,7 +14,6 @@ from crepe_dist.preparing.building import BuildResult
 from crepe_dist.preparing.data_warnings import data_warnings
 from crepe_dist.preparing.label_parsing import parse_label
 from crepe_dist.preparing.reading import DEFECTS
-from crepe_dist.preparing.similar_texts import measure_similarity
 from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
     CHUNK_ROWS,
@@ -93,12 +92,8 @@ def build_data_report(
         "strip_html": spec.read_options.strip_html,
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
-    if levels := spec.read_options.labelling.levels:
-        summary["levels"] = levels
     if built.grouping is not None:
         summary["groups"] = built.grouping.describe(collected, built.assignment)
-    if collected.renamed:
-        summary["renamed"] = collected.renamed
     if collected.corrections is not None:
         summary["corrections"] = collected.corrections
     if built.targets.kind != SINGLE_LABEL:
@@ -107,8 +102,6 @@ def build_data_report(
         repeated = int((is_unlabelled & (built.assignment == DUPLICATE)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
     if spec.classes is None:  # The warnings concern training, not scoring.
-        if built.grouping is None and (similar := measure_similarity(collected, built.assignment)):
-            summary["similar"] = similar
         summary["warnings"] = data_warnings(summary)
     return summary
 

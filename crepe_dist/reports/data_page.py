@@ -162,9 +162,6 @@ def describe_groups(groups: dict[str, Any]) -> str:
 
 def _class_facts(summary: Summary) -> list[str]:
     labels, splits, statements = summary.get("labels", {}), summary["splits"], []
-    for renaming in summary.get("renamed", ()):
-        old, new = (truncate_to_width(renaming[name], LABEL_CELLS) for name in ("old", "new"))
-        statements.append(f"{old} renamed to {new}: {formatting.pluralize(renaming['rows'], 'row')}")
     if labels.get("kind") == SOFT:
         statements.append(f"soft labels of at most {labels['most']} classes")
     elif labels:

@@ -1,4 +1,4 @@
-"""Sentences about a run, and warnings with advice, for the report, the model card, the terminal and exports."""
+"""Sentences about a run, and warnings, for the report, the model card, the terminal and exports."""
 
 import shlex
 from collections import defaultdict
@@ -17,7 +17,6 @@ from crepe_dist.reports.score_page import (
     accuracy_interval,
     describe_calibration,
     describe_interval,
-    is_overconfident,
     majority,
     never_predicted_warning,
     over_groups,
@@ -28,13 +27,12 @@ from crepe_dist.settings.config import flag
 
 if TYPE_CHECKING:
     from crepe_dist.runs.record import RunRecord
-    from crepe_dist.runs.scores import MulticlassScores
 
 WIDE_INTERVAL = 0.1  # A 95 % confidence interval of the accuracy that is wider than this causes a warning.
 RISEN = 1.05  # The loss is considered risen if its ratio to the lowest loss is above this limit.
 FALLING = 0.98  # The loss is considered still falling if its ratio to the previous loss is below this limit.
 STRONG = 0.9  # Classes with at least this F1 are not listed as weak classes.
-Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
+Warning_ = dict[str, str]  # Keys: ``what`` and ``why``.
 
 
 def describe_result(record: "RunRecord", classes: list[str]) -> str:
@@ -111,12 +109,6 @@ def training_rows(record: "RunRecord") -> list[int] | None:
     return rows.get("train")
 
 
-def never_predicted(record: "RunRecord", scores: "MulticlassScores", classes: list[str]) -> Warning_ | None:
-    """Warn about classes that were never predicted; see ``never_predicted_warning``. The advice depends on the run."""
-    is_done = _stopped(record) or _has_risen(*_losses(record))
-    return never_predicted_warning(scores, classes, training_rows(record), trains_longer=not is_done)
-
-
 def split_sizes(record: "RunRecord") -> dict[str, int]:
     """Return a mapping from split names to numbers of documents. It is empty if the numbers are unknown."""
     if record.provenance:
@@ -162,20 +154,16 @@ def _has_risen(losses: list[float], error: float) -> bool:
 
 
 def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
-    """Return warnings about the result.
-
-    The warnings never recommend both longer and shorter training. The losses take precedence over the scores.
-    """
+    """Return warnings about the result."""
     warnings: list[Warning_] = []
 
-    def warn(what: str, why: str, do: str) -> None:
-        warnings.append({"what": what, "why": why, "do": do})
+    def warn(what: str, why: str) -> None:
+        warnings.append({"what": what, "why": why})
 
     losses, error = _losses(record)
     rose = _has_risen(losses, error)
     is_done = rose or _stopped(record)
     falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
-    longer = f"--epochs {2 * _last_epoch(record)}"
     if (scores := record.multiclass_test_scores) is not None:
         _, baseline = majority(scores, training_rows(record))
         low, high = accuracy_interval(scores)
@@ -184,39 +172,29 @@ def warnings(record: "RunRecord", classes: list[str]) -> list[Warning_]:
                 "the model is no better than the majority-class baseline",
                 f"always predicting the most frequent class has an accuracy of {percent(baseline)}, and the 95 % "
                 f"interval of the model starts at {percent(low)}",
-                f"{'' if is_done else f'train longer ({longer}), '}try another learning rate, and read the report of "
-                "the data set",
             )
         if high - low > WIDE_INTERVAL:
             warn(
                 f"the test split is small ({pluralize(scores.documents, 'document')})",
                 f"the 95 % interval of the accuracy{over_groups(scores)} is wide: {percent(low)} to {percent(high)}",
-                "use more documents for the test split (prepare --test), or collect more documents"
-                + ("" if scores.num_groups is None else " of other groups"),
             )
-        if missed := never_predicted(record, scores, classes):
+        if missed := never_predicted_warning(scores, classes):
             warnings.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and low > baseline:
-            fewer = is_overconfident(scores)
-            helps = not (falls or missed) and (fewer or not is_done)
-            advice = f"; {'fewer' if fewer else 'more'} epochs may help" if helps else ""
             warn(
                 "the probabilities are not reliable",
                 describe_calibration(scores),
-                f"use the ranking of the classes, but not the probabilities{advice}",
             )
     if rose:
         best = losses.index(min(losses)) + 1
         warn(
             f"overfitting: the loss on unseen texts rose from {min(losses):.3f} after epoch {best} to {losses[-1]:.3f}",
             "the model memorises the training texts, and is overconfident or less accurate on unseen texts",
-            f"stop earlier (--epochs {best}, or --patience 2 with a validation split), or use more data or dropout",
         )
     elif falls and record.result is not None:
         warn(
             "the loss on unseen texts was still falling when the run ended",
             f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
-            f"more epochs may help: {longer}",
         )
     return warnings
 
@@ -228,8 +206,8 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         encoding: Character encoding, as ``CharEncoder.to_dict`` returns it.
         is_multilabel: True for a multilabel model.
     """
-    alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
-    rare = " A rare character counts as two characters." if encoding.get("paired") else ""
+    alphabet = encoding.get("alphabet", "") + encoding.get("two_id_characters", "")
+    rare = " A rare character counts as two characters." if encoding.get("two_id_characters") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
     return [
         f"If a text is longer than {number(encoding['feature_len'])} characters, the model only reads "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
@@ -23,7 +22,7 @@ from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
-from crepe_dist.runs.metrics import RANK_TIMES, History
+from crepe_dist.runs.metrics import History
 from crepe_dist.runs.record import RunRecord, open_run
 from crepe_dist.runs.run_dir import RunDir, disk_usage
 from crepe_dist.runs.scores import AnyScores
@@ -40,13 +39,11 @@ FILES = (
     ("checkpoints/", "parameters and scores of the selected epoch and, without a refit, of the last epoch"),
     ("state/", "resume state of an unfinished run"),
     ("supervised/", "supervised model, which was trained only on the labelled texts"),
-    ("first/", "supervised model of a run of an earlier version"),
     ("pseudo_labels/", "pseudo labels of the unlabelled texts"),
-    ("lesson/", "pseudo labels of a run of an earlier version"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "metrics for TensorBoard"),
-    ("mlflow.json", "id of the run in MLflow"),
-    ("wandb.json", "id of the run in Weights & Biases"),
+    ("mlflow.id", "id of the run in MLflow"),
+    ("wandb.id", "id of the run in Weights & Biases"),
     ("wandb/", "records for Weights & Biases"),
     ("config.yaml", "settings"),
     ("result.json", "selected epoch, its scores and its provenance"),
@@ -74,12 +71,12 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
-            say(UserError(warning["what"], warning["why"], warning["do"]).format_lines("note"))
-        yield from write_report(record, data)
+            say(UserError(warning["what"], warning["why"]).format_lines("note"))
+        yield from _write_report(record, data)
     except Exception as error:
         say(
             f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
-            f"  do:  {invocation.command_line('report')} {folder.path}"
+            "  do:  run the same command again"
         )
     else:
         say(str(folder.path / REPORT))
@@ -92,22 +89,20 @@ def _is_current(folder: RunDir) -> bool:
     return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
 
 
-def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
+def _write_report(record: RunRecord, data: Dataset) -> Iterator[None]:
     """Write the report and the model card into the run folder. Yield before each of the two files."""
     texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []
     facts_for_users: list[str] = []
-    if isinstance(data, Dataset):
-        if (scores := record.multiclass_test_scores) is not None:
-            texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
-        with suppress(*MALFORMED):
-            summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
-            warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
-            facts = data_page.facts(summary)
-            facts_for_users = [*facts["characters"], *facts["lengths"]]
+    if (scores := record.multiclass_test_scores) is not None:
+        texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
+    with suppress(*MALFORMED):
+        summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
+        warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
+        facts = data_page.facts(summary)
+        facts_for_users = [*facts["characters"], *facts["lengths"]]
     yield
-    missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, page(record, texts, missing, warnings))
+    write_text(record.path / REPORT, page(record, texts, warnings))
     yield
     data_problems = [f"{warning['what']} ({warning['why']})" for warning in warnings]
     write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *data_problems]))
@@ -116,15 +111,13 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 def page(
     record: RunRecord,
     quotes: Sequence[QuotedRow | None],
-    no_texts: str,
     data_warnings: Sequence[dict[str, str]] = (),
 ) -> str:
     """Render the report of a run as a self-contained HTML page.
 
     Args:
         record: Record of the run.
-        quotes: Texts of the worst mistakes on the test split. Empty if the texts cannot be read.
-        no_texts: Reason why the texts cannot be read; empty if they can be read.
+        quotes: Texts of the worst mistakes on the test split.
         data_warnings: Warnings of ``prepare`` about the data set.
     """
     classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])
@@ -144,11 +137,6 @@ def page(
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.score_name,
         has_validation="validation_accuracy" in record.metrics,
-        no_texts=excerpt(no_texts),
-        rank_hosts=[
-            (excerpt(host), [rank for rank, name in enumerate(record.history.hosts) if name == host])
-            for host in dict.fromkeys(record.history.hosts)
-        ],
         figures=_curves(record.history, record.epoch, record.score_name),
         changed=_settings(record.non_default_settings()),
         settings=_settings(record.settings),
@@ -189,8 +177,7 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
     """Draw the training curves. Return the SVG of each curve by name. Empty if the run has no step or no epoch."""
     if not history.points or not history.epochs:
         return {}
-    curves = {"loss": _loss_curves(history, reported), "accuracy": accuracy_curves(history, reported, measure)}
-    return {**curves, "ranks": _rank_times(history)} if len(history.hosts) > 1 else curves
+    return {"loss": _loss_curves(history, reported), "accuracy": accuracy_curves(history, reported, measure)}
 
 
 def _loss_curves(history: History, reported: int) -> str:
@@ -217,23 +204,6 @@ def _loss_curves(history: History, reported: int) -> str:
             axes.set_ylabel(f"loss (clipped, highest {ordered[-1]:.2f})")
         _legend(axes)
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
-
-
-def _rank_times(history: History) -> str:
-    """Plot the mean time of a step on each rank, divided into its parts, as stacked bars."""
-    with drawing.style():
-        figure, axes = drawing.blank(1.6, left=0.75, right=0.1, top=0.3, bottom=0.45)
-        bottom, ranks = np.zeros(len(history.hosts)), range(len(history.hosts))
-        for name, colour in zip(RANK_TIMES, (drawing.BLUE, drawing.ORANGE, drawing.GREY)):
-            axes.bar(ranks, history.rank_times[name], 0.8, bottom, color=colour, label=name.removesuffix("_ms"))
-            bottom += history.rank_times[name]
-        axes.set_ylabel("ms per step")
-        axes.set_xlabel("rank", loc="right")
-        axes.grid(axis="y")
-        axes.xaxis.set_major_locator(drawing.locator(8))
-        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
-        _legend(axes)
-        return drawing.svg(figure, "Mean time of a step on each rank: compute, data and exchange")
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -1,11 +1,10 @@
 """Scores of a model on one split: the page of ``evaluate --html`` and the section "Scores" of a run's report.
 
 ``page`` renders the page of ``evaluate --html``. ``template_values`` computes the values for the template
-``scores.html``, which both pages include. The terminal output and the comparison of runs also use the warnings, the
-intervals and the class table. Class names and texts are untrusted.
+``scores.html``, which both pages include. The terminal output also uses the warnings, the intervals and the class
+table. Class names and texts are untrusted.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +21,6 @@ from crepe_dist.runs.group_bootstrap import Z
 from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.version import __version__
 
-# Longer training does not help a class with fewer training rows than this, so longer training is not recommended.
-FEW_ROWS = 50
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.
 MAX_NAMES = 30  # Number of class names in a warning.
 MAX_OPEN_ROWS = 30  # A table with more rows than this is collapsed, and the weakest classes are shown above it.
@@ -68,7 +65,7 @@ def page(scores: AnyScores, classes: list[str], quotes: Sequence[QuotedRow | Non
             notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
         tiles.append(("loss", f"{scores.loss:.4f}", notes))
     values = template_values(scores, classes, quotes, about["encoding"])
-    return render("evaluation.html", version=__version__, about=about, headline=tiles, no_texts="", scores=values)
+    return render("evaluation.html", version=__version__, about=about, headline=tiles, scores=values)
 
 
 def interval(right: Any, documents: Any) -> tuple[Any, Any]:
@@ -93,18 +90,6 @@ def describe_interval(scores: MulticlassScores) -> str:
 def over_groups(scores: MulticlassScores) -> str:
     """Return the end of a phrase that says that an interval is over groups; empty if the documents have no groups."""
     return "" if scores.num_groups is None else f" over {pluralize(scores.num_groups, 'group')}"
-
-
-def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
-    """Compute half the width of Wald's 95 % interval for the difference between two accuracies on the same documents.
-
-    Args:
-        only_first: Number of documents that only the first model predicts correctly.
-        only_second: Number of documents that only the second model predicts correctly.
-    """
-    difference = (only_second - only_first) / documents
-    variance = (only_first + only_second) / documents - difference**2
-    return Z * math.sqrt(max(variance, 0.0) / documents)
 
 
 def template_values(
@@ -219,23 +204,15 @@ def selective_table(scores: AnyScores) -> list[list[str]]:
     """Return the table of selective predictions. The first row contains the headings.
 
     A row contains a required precision, its threshold, the coverage (the fraction of the texts or labels that are
-    predicted at this threshold), and the precision on the split. For multilabel models and hierarchies, there is no
-    column for the threshold. Return an empty list if there are no selective predictions.
+    predicted at this threshold), and the precision on the split. For multilabel models, there is no column for the
+    threshold. Return an empty list if there are no selective predictions.
     """
-    rows, headings = [], ["coverage of labels" if scores.is_multilabel else "coverage"]
+    rows, headings = [], ["coverage of labels"] if scores.is_multilabel else ["threshold", "coverage"]
     for selective in scores.selective_scores:
-        # The coverage of a hierarchy has one value per level. The classes are the last level.
-        *inner_levels, class_coverage = selective["covered"]
-        threshold = [] if scores.is_multilabel or inner_levels else [percent(selective["thresholds"][0])]
-        coverage = [class_coverage]
-        if inner_levels:
-            coverage = [class_coverage, *inner_levels[::-1], 1 - sum(selective["covered"])]
-            headings = ["class", *(f"level {number}" for number in range(len(inner_levels), 0, -1)), "none"]
+        threshold = [] if scores.is_multilabel else [percent(selective["thresholds"][0])]
         precision = f"{selective['precision']:.3f}"
-        rows.append([f"{selective['asked']:.2f}", *threshold, *map(percent, coverage), precision])
-    if not rows:
-        return []
-    return [["required precision", *["threshold"] * (len(rows[0]) - len(headings) - 2), *headings, "precision"], *rows]
+        rows.append([f"{selective['asked']:.2f}", *threshold, percent(selective["covered"]), precision])
+    return [["required precision", *headings, "precision"], *rows] if rows else []
 
 
 def is_overconfident(scores: MulticlassScores) -> bool:
@@ -244,28 +221,15 @@ def is_overconfident(scores: MulticlassScores) -> bool:
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
-def never_predicted_warning(
-    scores: MulticlassScores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
-) -> dict[str, str] | None:
-    """Warn about classes with test texts that were never predicted. Return ``None`` if there are none.
-
-    Args:
-        rows: Number of training rows of each class; ``None`` if unknown.
-        trains_longer: True if the advice may be to train longer.
-    """
+def never_predicted_warning(scores: MulticlassScores, classes: list[str]) -> dict[str, str] | None:
+    """Warn about classes with test texts that were never predicted. Return ``None`` if there are none."""
     indices = np.flatnonzero(scores.has_support & ~scores.is_predicted)
     if not len(indices):
         return None
     names = ", ".join(truncate_to_width(classes[index], LABEL_CELLS) for index in indices[:MAX_NAMES])
-    if rows is not None and all(rows[index] < FEW_ROWS for index in indices):
-        remedy = f"collect more texts of these classes (each has fewer than {FEW_ROWS} training rows), or merge classes"
-    else:
-        longer = "train longer (--epochs), " * trains_longer
-        remedy = f"{longer}read the training curves, or collect more texts of these classes"
     return {
         "what": f"{pluralize(len(indices), 'class is', 'classes are')} never predicted",
         "why": names + (", …" if len(indices) > MAX_NAMES else ""),
-        "do": remedy,
     }
 
 
@@ -364,7 +328,7 @@ def _coverage_curve(scores: MulticlassScores) -> str:
         axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
         axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
         for selective in scores.selective_scores:
-            coverage, precision = sum(selective["covered"]), selective["precision"]
+            coverage, precision = selective["covered"], selective["precision"]
             axes.plot(coverage, precision, "s", color=drawing.ORANGE, markersize=4, clip_on=False)
         lowest = axes.dataLim.ymin
         axes.set(xlim=(0, 1), ylim=(lowest - 0.1 * (1.01 - lowest), 1.0), xlabel="coverage", ylabel="precision")

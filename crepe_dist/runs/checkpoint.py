@@ -8,7 +8,7 @@ import glob
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,48 +16,36 @@ from typing import Any
 from crepe_dist import invocation
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
+from crepe_dist.data.dataset import MANIFEST, Dataset
 from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.atomic_write import fsync
 from crepe_dist.files.folders import cache_folder, temporary_folder
-from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.json_file import write_json
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores, MultilabelScores
-from crepe_dist.sealed_json import damaged_error, read_record, rename_keys, write_sealed_json
+from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 
-FORMAT = 6  # Version of the metadata, of the scores and of ``DEFAULT_MODEL_FILE``.
-FORMER_FORMATS = (4, 5)  # Versions that are also read. They differ only in their keys.
+FORMAT = 7  # Version of the metadata and of the scores.
 RESULT_FORMAT = 1  # Version of ``result.json``.
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
 RUN_KEY_FILE = "run.json"
 RUNS = Path("runs")
-DEFAULT_MODEL_FILE = RUNS / "default_model.json"  # Specifies the default model of commands.
-FORMER_DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # Name of the file in earlier versions.
 MODEL_CACHE_FOLDER = "models"  # Folder in the user's cache with copies of models from URLs.
 MODEL_METADATA_FILE = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # Metadata in a model folder.
-MAX_LISTED_RUNS = 5  # Maximum number of runs in a message.
 TEXT_FILE_SUFFIXES = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format crepe"
 SCORES_SUFFIX = ".scores.json"
 # The two models of a run with unlabelled texts, in ``result.json``.
 SUPERVISED, STUDENT = "supervised model", "student"
-FORMER_METADATA_KEYS = {"computed": "numerics"}
-FORMER_NETWORK_KEYS = {
-    "longest": "maxn",
-    "letters": "num_word_char_ids",
-    "words": "word_buckets",
-    "reach": "embedding_maxn",
-    "rows": "embedding_rows",
-}
 OTHER_CHECKPOINT_HINT = (
     "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 )
@@ -77,7 +65,6 @@ METADATA_SCHEMA = {
     "metrics?": dict,
     "composition?": dict,
     "labels?": {"kind": (MULTILABEL,), "thresholds": list[float]},
-    "levels?": str,
     "label_type?": tuple(LABEL_TYPES),
     "numerics?": dict[str, str],
     "data?": {"name": str, "fingerprint": str, "test": str, "corrected?": dict[str, int]},
@@ -137,7 +124,7 @@ def build_metadata(
         "composition": data.preprocessor.to_dict(),
         "classes": data.classes,
         **labels,
-        **{name: data.manifest[name] for name in ("levels", "label_type") if name in data.manifest},
+        **({"label_type": data.manifest["label_type"]} if "label_type" in data.manifest else {}),
         "network": {**shape.settings(), "precision": precision},
         "numerics": numerics,
         "calibration": test.calibration.to_dict(),
@@ -214,14 +201,12 @@ def read_metadata(path: Path) -> Json | None:
         OTHER_CHECKPOINT_HINT,
         METADATA_SCHEMA,
         follow=True,
-        former_versions=FORMER_FORMATS,
-        former_keys=FORMER_METADATA_KEYS,
     )
     if described["sha256"] != sha256(path):
         raise UserError(
             f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=OTHER_CHECKPOINT_HINT
         )
-    return {**described, "network": rename_keys(described["network"], FORMER_NETWORK_KEYS)}
+    return described
 
 
 def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], Json]:
@@ -251,7 +236,7 @@ def read_scores(path: Path) -> dict[str, AnyScores]:
     if not file.is_file():
         return {}
     remedy = "delete it to continue without scores"
-    saved = read_record(file, FORMAT, remedy, former_versions=FORMER_FORMATS, former_keys={"several": "is_multilabel"})
+    saved = read_record(file, FORMAT, remedy)
     score_class = MultilabelScores if saved["is_multilabel"] else MulticlassScores
     return {name: score_class.from_dict(values) for name, values in saved["splits"].items()}
 
@@ -261,13 +246,7 @@ def read_result_file(run_dir: Path) -> Json | None:
     if not (run_dir / RESULT).is_file():
         return None
     remedy = f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh"
-    result = read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
-    if (figures := result["provenance"].get("unlabelled")) is not None:
-        figures = rename_keys(figures, {"first": "supervised"})
-        if figures["reported"] == "first network":
-            figures["reported"] = SUPERVISED
-        result["provenance"]["unlabelled"] = figures
-    return result
+    return read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
 
 
 def check_present(run_dir: Path, name: str) -> None:
@@ -298,24 +277,26 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
 
-def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
+def resolve_model(name: str | None) -> Path:
     """Return the path of the weights file of the model that a user specifies.
 
     Args:
         name: A .params file, a model folder, the URL of a model folder, or the folder of a run. A run in ``runs/`` can
-            be specified by a prefix of its name, if no other run has this prefix. ``None`` selects the default model
-            (``default_model``), or the newest run in ``runs/`` if no default model was chosen.
-        data: Folder of a prepared data set. If ``name`` is ``None`` and any runs were trained on this data set, only
-            these runs are candidates.
+            be specified by a prefix of its name, if no other run has this prefix. ``None`` selects the newest finished
+            run in ``runs/``.
 
     Raises:
-        UserError: There is no such model; or ``name`` is ``None``, and the runs in ``runs/`` have different data sets.
+        UserError: There is no such model.
     """
     if name is None:
-        name = default_model() or str(_newest_run(list_runs(), data))
+        finished = [run for run in list_runs() if (run / RESULT).is_file()]
+        if not finished:
+            remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
+            raise UserError(f"there is no finished run in {RUNS}/", remedy=remedy)
+        name = str(finished[0])
     if "://" in name:
         return _download(name)
-    path = resolve_run_name(name)
+    path = _resolve_run_name(name)
     if path.is_dir():
         model = path / weights_io.MODEL_FILE
         reported = model if model.is_file() else _reported_checkpoint(path)
@@ -326,7 +307,7 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
         train = f"train a model: {invocation.command_line('train')} {shlex.quote(str(path))}"
         raise UserError(f"{path} {what}", remedy=_suggest_run(path) or (train if is_data else MODEL_NAME_HINT))
     if not path.is_file():
-        raise not_found_error(path)
+        raise _not_found_error(path)
     if path.suffix.lower() in TEXT_FILE_SUFFIXES:
         remedy = f"classify them: {invocation.command_line('predict')} --file {shlex.quote(str(path))}"
         raise UserError(f"{path} contains texts, not a model", remedy=remedy)
@@ -356,7 +337,7 @@ def _download(url: str) -> Path:
     return folder / weights_io.MODEL_FILE
 
 
-def resolve_run_name(name: str) -> Path:
+def _resolve_run_name(name: str) -> Path:
     """Return the run in ``runs/`` whose name starts with ``name``.
 
     If there is no such run or more than one, or if ``name`` is an existing path, return ``name`` as a path.
@@ -366,7 +347,7 @@ def resolve_run_name(name: str) -> Path:
     return matches[0] if len(matches) == 1 else path
 
 
-def not_found_error(path: Path) -> UserError:
+def _not_found_error(path: Path) -> UserError:
     """Return the error for a path that does not exist.
 
     The error suggests the newest run whose name starts like the path.
@@ -394,62 +375,6 @@ def list_runs(prefix: str = "") -> list[Path]:
     return sorted(finished or runs, key=lambda run: -(run / (RESULT if finished else FOLDER)).stat().st_mtime)
 
 
-def default_model() -> str | None:
-    """Return the model that was chosen with the command ``use``. Return ``None`` if no model was chosen."""
-    file = DEFAULT_MODEL_FILE if DEFAULT_MODEL_FILE.is_file() else FORMER_DEFAULT_MODEL_FILE
-    if not file.is_file():
-        return None
-    remedy = f"choose another: {invocation.command_line('use')} RUN; {invocation.command_line('runs')} lists them"
-    name: str = read_record(file, FORMAT, remedy, former_versions=FORMER_FORMATS)["model"]
-    if "://" not in name and not Path(name).exists():
-        raise UserError(f"{file} names {name}, which does not exist", remedy=remedy)
-    return name
-
-
-def _newest_run(runs: list[Path], data: str | Path | None) -> Path:
-    """Return the newest run.
-
-    Raises:
-        UserError: There is no run; or the runs have different data sets. A model's predictions are meaningless for the
-            texts of another data set, so the user must choose.
-    """
-    if not runs:
-        remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
-        raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
-    newest = newest_run_per_dataset(runs)
-    if data is not None and Path(data, MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
-        return run
-    if len(newest) > 1:
-        names = ", ".join(map(str, [*newest.values()][:MAX_LISTED_RUNS]))
-        why = f"the runs are of different data; the newest of each: {names}; all, with their scores: "
-        remedy = (
-            f"name one after the command, or choose the model of all commands: "
-            f"{invocation.command_line('use')} {runs[0]}"
-        )
-        what = f"{RUNS}/ has {len(runs)} runs, and no model was named"
-        raise UserError(what, why + invocation.command_line("runs"), remedy)
-    return runs[0]
-
-
-def newest_run_per_dataset(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return the newest run of each data set. The keys are the fingerprints of the data sets.
-
-    Args:
-        runs: Runs, the newest first.
-    """
-    newest: dict[str, Path] = {}
-    for run in runs:
-        newest.setdefault(_fingerprint(run), run)
-    return newest
-
-
-def _fingerprint(run: Path) -> str:
-    """Return the fingerprint of the data set of a run. If it is unknown, return the path of the run."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(read_json(run / RUN_KEY_FILE, follow=False)["data"])
-    return str(run)
-
-
 def log_model_in_use(path: Path, name: str | None) -> Path:
     """Print to standard error which weights file a command uses. Return ``path``.
 
@@ -460,8 +385,8 @@ def log_model_in_use(path: Path, name: str | None) -> Path:
     notes = []
     if run_dir is not None and (run_dir / CONFIG).is_file() and not (run_dir / RESULT).is_file():
         notes.append("its run has not finished")
-    if name is None and default_model() is None and len(list_runs()) > 1:
-        notes.append(f"the newest run of its data; {invocation.command_line('runs')} lists all")
+    if name is None and len(list_runs()) > 1:
+        notes.append(f"the newest run; {invocation.command_line('runs')} lists all")
     print(f"using {escape_controls(str(path))}" + f" ({'; '.join(notes)})" * bool(notes), file=sys.stderr)
     return path
 

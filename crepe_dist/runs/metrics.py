@@ -1,30 +1,22 @@
-"""Metrics of a run: the writer of ``metrics.jsonl`` and TensorBoard events, and the reader of ``metrics.jsonl``."""
+"""Metrics of a run: the writer and the reader of ``metrics.jsonl``."""
 
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import extras
 from crepe_dist.files.atomic_write import fsync, name_path_in_errors, write_text
 from crepe_dist.files.json_file import parse_json
 from crepe_dist.files.safe_read import open_regular
-from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
-# Metrics that TensorBoard also records: names of step metrics, and suffixes of the names of epoch metrics. MLflow
-# records the epoch metrics.
-SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
-EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
-RANK_TIMES = ("compute_ms", "data_ms", "exchange_ms")  # Parts of a step, with one value per rank.
 MAX_POINTS = 150  # A history contains at most twice this many points.
 MAX_RESUME_STEPS = 200  # A history also records the step numbers of at most this many resumes.
 Record = dict[str, Any]
@@ -33,98 +25,28 @@ Record = dict[str, Any]
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
     """Return an epoch's loss on a split, computed from calibrated probabilities, and the standard error of this loss.
 
-    Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
-
     Args:
         epoch: Record of the epoch (``checkpoint.epoch_record``).
 
     Returns:
         The loss in nats, or infinity if it is unknown or not finite; and the standard error, or 0 if it is unknown.
     """
-    name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
-    loss = float(epoch.get(f"{split}_{name}", math.inf))
-    return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_{name}_error", 0.0))
-
-
-def epoch_scalars(record: Record) -> dict[str, float]:
-    """Return the metrics of an epoch's record that are recorded by TensorBoard and the trackers."""
-    return {name: value for name, value in record.items() if name.endswith(EPOCH_SCALARS)}
-
-
-def scalars(record: Record) -> dict[str, float]:
-    """Return the values of a record for TensorBoard, by the names of their curves."""
-    if record["event"] == "ranks":
-        names = (*RANK_TIMES, "memory_bytes")
-        return {f"{name}/rank_{rank}": value for name in names for rank, value in enumerate(record[name])}
-    if record["event"] == "epoch":
-        return {f"epoch/{name}": value for name, value in epoch_scalars(record).items()}
-    return {f"train/{name}": record[name] for name in SCALARS}
-
-
-class TensorBoard:
-    """Writer of a TensorBoard event file. The writer writes in the calling thread.
-
-    tensorboardX's ``SummaryWriter`` is not used, because it writes in a separate thread. If the disk is full, that
-    thread ends, and its queue then blocks every caller.
-
-    Args:
-        purge_step: First step of the new events. TensorBoard ignores events of this step and later steps in earlier
-            files. If it is ``None``, TensorBoard ignores no events.
-    """
-
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        from tensorboardX.event_file_writer import EventsWriter  # The import takes 0.4 s.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        self._event, self._summary = Event, Summary
-        (folder / "tensorboard").mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "tensorboard" / "events"))
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
-
-    def add(self, records: Sequence[Record]) -> None:
-        """Write each record as one event. One event takes less time than one event per value."""
-        for record in records:
-            values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars(record).items()]
-            event = self._event(wall_time=time.time(), step=record["step"], summary=self._summary(value=values))
-            self._writer.write_event(event)
-
-    def flush(self) -> None:
-        self._writer.flush()
+    loss = float(epoch.get(f"{split}_loss", math.inf))
+    return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_loss_error", 0.0))
 
 
 class MetricsLogger:
-    """Writer of the metrics files in the directory of a run.
+    """Writer of ``metrics.jsonl`` in the directory of a run.
 
-    If the disk is full, lines for ``metrics.jsonl`` are buffered in memory until they can be written, and no more
-    events are written for TensorBoard.
+    If the disk is full, lines for ``metrics.jsonl`` are buffered in memory until they can be written.
 
     Args:
-        say: Function that prints a message if events can no longer be written for TensorBoard.
-        tensorboard: Whether events are also written for TensorBoard.
         is_root: Whether this is rank 0. The other ranks write nothing.
-        exporter: Exporter for Prometheus, which gets all records.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        say: Callable[[str], None],
-        *,
-        tensorboard: bool = False,
-        is_root: bool = True,
-        exporter: PrometheusExporter | None = None,
-    ) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, is_root: bool = True) -> None:
         self._is_root = is_root
-        self._exporter = exporter
         self._path = folder / METRICS
-        self._tensorboard: TensorBoard | None = None
-        self._has_tensorboard = tensorboard and is_root and not extras.missing_packages("reports")
-        self._say = say
-        self._purge_step: int | None = None
         self._unwritten: list[str] = []
 
     def truncate_to(self, progress: TrainerState) -> None:
@@ -139,18 +61,15 @@ class MetricsLogger:
         records = [record for record in iter_records(self._path) if is_before(record)]
         records.append({"event": "resume", "time": wall_clock(), "step": progress.step, "epoch": progress.epoch})
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
-        self._purge_step = progress.step + 1
 
     def log(self, event: str, records: Sequence[Record]) -> None:
         """Write records of an event.
 
         Args:
-            event: ``step``, ``epoch`` or ``ranks``.
+            event: ``step`` or ``epoch``.
             records: Records. Those of steps have the keys step, epoch, loss, learning_rate, documents_per_second,
                 milliseconds (per step) and wait_fraction. Those of epochs are the results of
-                ``checkpoint.epoch_record``. Those of ranks have the keys step, epoch, steps (number of steps that the
-                record covers), and four lists with one value per rank: hosts, the mean milliseconds per step of
-                ``RANK_TIMES``, and memory_bytes.
+                ``checkpoint.epoch_record``.
         """
         if not self._is_root:
             return
@@ -159,9 +78,6 @@ class MetricsLogger:
         # On a full disk, the lines wait for the next call. ``sync`` raises the error before a state relies on them.
         with suppress(OSError):
             self._write()
-        if self._exporter is not None:
-            self._exporter.update(stamped[-1])
-        self._track(lambda tensorboard: tensorboard.add(stamped))
 
     def sync(self) -> None:
         """Flush all metrics to disk. Call this method before each save, because a resumed run relies on the metrics."""
@@ -170,7 +86,6 @@ class MetricsLogger:
         self._write()
         if self._path.is_file():
             fsync(self._path)
-        self._track(lambda tensorboard: tensorboard.flush())
 
     def _write(self) -> None:
         """Write either all lines or none. Otherwise, the next line would be appended to a truncated line."""
@@ -185,17 +100,6 @@ class MetricsLogger:
                 os.truncate(self._path, size)
             raise
         self._unwritten = []
-
-    def _track(self, write: Callable[[TensorBoard], None]) -> None:
-        """Call ``write`` with the writer for TensorBoard. Stop writing for TensorBoard after the first error."""
-        if not self._has_tensorboard:
-            return
-        try:
-            self._tensorboard = self._tensorboard or TensorBoard(self._folder, self._purge_step)
-            write(self._tensorboard)
-        except Exception as error:  # An error of the library must not stop the training.
-            self._has_tensorboard = False
-            self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 
 
 def wall_clock() -> str:
@@ -253,9 +157,6 @@ class History:
         epochs: Records of the epochs.
         resume_steps: Steps where the run was resumed, at most ``MAX_RESUME_STEPS``.
         num_resumes: Number of times that the run was resumed.
-        hosts: Host of each rank, since the ranks last moved to other hosts or changed in number.
-        rank_times: Mean milliseconds per step of each rank on these hosts, by the names in ``RANK_TIMES``.
-        rank_steps: Number of steps that ``rank_times`` covers.
     """
 
     points: list[DownsampledPoint] = field(default_factory=list)
@@ -263,9 +164,6 @@ class History:
     epochs: list[Record] = field(default_factory=list)
     resume_steps: list[int] = field(default_factory=list)
     num_resumes: int = 0
-    hosts: list[str] = field(default_factory=list)
-    rank_times: dict[str, list[float]] = field(default_factory=dict)
-    rank_steps: int = 0
 
     @classmethod
     def from_run_dir(cls, run_dir: Path) -> "History":
@@ -287,21 +185,10 @@ class History:
             self._add(DownsampledPoint(step, record["loss"], record["loss"], record["loss"]))
         elif event == "epoch":
             self.epochs.append(record)
-        elif event == "ranks":
-            self._add_ranks(record)
         elif event == "resume":
             self.num_resumes += 1
             if len(self.resume_steps) < MAX_RESUME_STEPS:
                 self.resume_steps.append(step)
-
-    def _add_ranks(self, record: Record) -> None:
-        if record["hosts"] != self.hosts:
-            self.hosts, self.rank_steps = record["hosts"], 0
-            self.rank_times = {name: [0.0] * len(self.hosts) for name in RANK_TIMES}
-        self.rank_steps += record["steps"]
-        weight = record["steps"] / self.rank_steps
-        for name, means in self.rank_times.items():
-            self.rank_times[name] = [mean + weight * (value - mean) for mean, value in zip(means, record[name])]
 
     def _add(self, point: DownsampledPoint) -> None:
         last = self.points[-1] if self.points else None

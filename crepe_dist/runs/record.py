@@ -1,4 +1,4 @@
-"""Record of a run: its settings, scores and history, which reports and comparisons read from its directory."""
+"""Record of a run: its settings, scores and history, which reports read from its directory."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, dataset_folder, open_dataset
+from crepe_dist.data.dataset import SAMPLE, Documents, dataset_folder, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import score_name
 from crepe_dist.runs import checkpoint
@@ -29,7 +29,7 @@ class RunRecord:
 
     Attributes:
         path: Directory of the run.
-        name: Name passed as ``--name``, or the name of the directory.
+        name: Name of the directory.
         settings: Values of the settings by dotted name.
         result: Content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: Path of the reported .params file.
@@ -86,10 +86,6 @@ class RunRecord:
         """Fingerprint of the data (``Dataset.fingerprint``)."""
         return str(self.metadata["data"]["fingerprint"])
 
-    def has_same_test_split(self, other: "RunRecord") -> bool:
-        """Return whether both runs were evaluated on the same test documents."""
-        return bool(self.metadata["data"]["test"] == other.metadata["data"]["test"])
-
     @property
     def data_folder(self) -> Path:
         """Folder that contained the data during training."""
@@ -101,22 +97,6 @@ class RunRecord:
         defaults = flatten(asdict(Config()))
         return {name: value for name, value in self.settings.items() if defaults.get(name, value) != value}
 
-    def open_dataset(self, folder: Path | None) -> Dataset:
-        """Open the data that the run was trained on.
-
-        Args:
-            folder: Current folder of the data. If it is ``None``, the folder of the data during training is used.
-
-        Raises:
-            UserError: The folder contains no data, or other data.
-        """
-        data = open_dataset(folder or self.data_folder)
-        if data.fingerprint != self.fingerprint:
-            raise UserError(
-                f"{data.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
-            )
-        return data
-
     def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
         """Find the documents with texts that the run was trained on. Texts are compared by their hashes.
 
@@ -127,7 +107,10 @@ class RunRecord:
         Raises:
             UserError: The data of the run no longer exist, or have changed.
         """
-        splits, hashes = self.open_dataset(None).splits, documents.source_rows[:, HASH]
+        data = open_dataset(self.data_folder)
+        if data.fingerprint != self.fingerprint:
+            raise UserError(f"{data.folder} is not the data of this run", "its fingerprint differs")
+        splits, hashes = data.splits, documents.source_rows[:, HASH]
         return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
 
 
@@ -141,15 +124,12 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     """Read the run in a directory.
 
     Args:
-        run_dir: Directory of the run, or the start of its name in ``runs/``.
+        run_dir: Directory of the run.
         path: Checkpoint of the run. ``None`` selects the reported checkpoint.
 
     Raises:
-        UserError: The directory does not exist or does not contain a run with an evaluated epoch, or a file is damaged.
+        UserError: The directory does not contain a run with an evaluated epoch, or a file is damaged.
     """
-    run_dir = checkpoint.resolve_run_name(str(run_dir))
-    if not run_dir.exists():
-        raise checkpoint.not_found_error(run_dir)
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(
             f"{run_dir} is not the folder of a run, or the run has no evaluated epoch yet",
@@ -164,7 +144,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     folder, config = RunDir(run_dir), run_dir / CONFIG
     return RunRecord(
         path=run_dir,
-        name=folder.name or run_dir.absolute().name,
+        name=run_dir.absolute().name,
         settings=flatten(read(config)) if config.is_file() else {},
         result=folder.result,
         checkpoint=path,

@@ -21,7 +21,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import fsync
 from crepe_dist.files.safe_read import manifest_entry, sha256
 from crepe_dist.sealed_json import read_record, write_sealed_json
-from crepe_dist.version import __version__
 
 FORMAT = 8  # Version of the saved state.
 MANIFEST = "manifest.json"
@@ -117,13 +116,11 @@ class LoadedState:
         path: Folder of the state.
         state: Content of the folder.
         damaged: Descriptions of states that are newer than this state and cannot be used.
-        version: Version of the package that saved the state.
     """
 
     path: Path
     state: ResumeState
     damaged: list[str]
-    version: str
 
 
 def save(folder: Path, state: ResumeState, last_intact: Path | None = None) -> Path:
@@ -162,8 +159,7 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
             (partial / name).chmod(permissions)
             fsync(partial / name)
         files = {name: manifest_entry(partial / name) for name in FILES}
-        position = {"version": __version__, "progress": asdict(snapshot.progress)}
-        write_sealed_json(partial / MANIFEST, FORMAT, {**position, "files": files})
+        write_sealed_json(partial / MANIFEST, FORMAT, {"progress": asdict(snapshot.progress), "files": files})
         fsync(partial)
         if final.exists():
             # The existing state of this step is damaged. Otherwise, the run would have resumed from it.
@@ -198,8 +194,7 @@ def load_newest(folder: Path) -> LoadedState | None:
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
-            snapshot, version = _load(path)
-            return LoadedState(path, snapshot, damaged, version)
+            return LoadedState(path, _load(path), damaged)
         except UserError as error:
             damaged.append(f"{error.what}: {error.why}" if error.why else error.what)
         except (OSError, ValueError, SafetensorError) as error:
@@ -209,11 +204,11 @@ def load_newest(folder: Path) -> LoadedState | None:
     return None
 
 
-def _load(path: Path) -> tuple[ResumeState, str]:
-    """Return the state in a folder, and the version of the package that saved it."""
+def _load(path: Path) -> ResumeState:
+    """Return the state in a folder."""
     manifest = read_record(path / MANIFEST, FORMAT, RESTART_HINT)
     for name, expected in manifest["files"].items():
         if {"bytes": (path / name).lstat().st_size, "sha256": sha256(path / name, follow=False)} != expected:
             raise ValueError(f"{name} does not match its checksum")
     parameters, optimizer = (load_file(str(path / name)) for name in FILES)
-    return ResumeState(TrainerState(**manifest["progress"]), parameters, optimizer), manifest["version"]
+    return ResumeState(TrainerState(**manifest["progress"]), parameters, optimizer)

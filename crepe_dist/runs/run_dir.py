@@ -15,13 +15,10 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import remove_temporary, temporary_files
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUN_KEY_FILE, read_result_file
-from crepe_dist.settings.fields import is_title
-from crepe_dist.settings.yaml_file import read
+from crepe_dist.runs.checkpoint import FOLDER, RUN_KEY_FILE, read_result_file
 
 # A message about a wait is printed after this number of seconds. Processes of an earlier group usually end sooner.
 WAIT_MESSAGE_SECONDS = 3.0
-PARTIAL_DOWNLOAD = ".download"  # Folder in a run folder for a download that is not complete (``remote_copy``).
 REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is deleted.
 
 
@@ -44,8 +41,7 @@ class RunDir:
     @property
     def supervised(self) -> "RunDir":
         """Directory of the supervised model, which is trained before the unlabelled texts are used."""
-        former = self.path / "first"  # Name of the directory in earlier versions.
-        return RunDir(former if former.is_dir() else self.path / "supervised")
+        return RunDir(self.path / "supervised")
 
     @property
     def refit(self) -> "RunDir":
@@ -94,26 +90,6 @@ class RunDir:
         return {"model", "optimizer", "training", "data"} <= (self.run_key or {}).keys()
 
     @property
-    def name(self) -> str:
-        """Name passed as ``--name``; empty if there is none."""
-        with suppress(UserError):
-            name = read(self.path / CONFIG).get("name")
-            return name if isinstance(name, str) and is_title(name) else ""
-        return ""
-
-    @property
-    def keeps_all_epochs(self) -> bool:
-        """True if ``logging.keep_epochs`` of the run is ``all``."""
-        with suppress(UserError):
-            logging = read(self.path / CONFIG).get("logging")
-            return isinstance(logging, dict) and logging.get("keep_epochs") == "all"
-        return False
-
-    def describe(self) -> str:
-        """Return the name and the path of the run, or only the path of a run without a name, for a message."""
-        return f"{name} ({self.path})" if (name := self.name) else str(self.path)
-
-    @property
     def result(self) -> dict[str, Any] | None:
         """Content of ``result.json``; ``None`` if the run is not finished."""
         return read_result_file(self.path)
@@ -128,34 +104,31 @@ class RunDir:
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
-    def removable_files(self) -> list[Path]:
-        """List the files and folders that can be removed. Call this method while the directory is locked.
+    def clean_up(self) -> None:
+        """Remove the files and folders that the run no longer needs. Call it while the directory is locked.
 
         In an unfinished run, these are the leftovers of killed processes. In a finished run, these are also the resume
         state, the folder of a completed refit, and the checkpoints except the reported and the latest checkpoint. If
-        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept. With
-        ``logging.keep_epochs`` = ``all``, no checkpoint can be removed.
+        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept.
         """
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
         paths += self.path.glob(f"{REMOVED_PREFIX}-*")
-        if (result := self.result) is None:
-            return paths
-        paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
-        unlabelled = result["provenance"].get("unlabelled", {})
-        # The supervised model's checkpoint replaced the student's checkpoint, so later checkpoints are not needed.
-        is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
-        latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
-        return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+        if (result := self.result) is not None:
+            paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
+            unlabelled = result["provenance"].get("unlabelled", {})
+            # The supervised model's checkpoint replaced the student's checkpoint, so later checkpoints are not needed.
+            is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
+            latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
+            paths += self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+        self.remove(paths)
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
         """List the files of the checkpoints that are not needed, the weights files first.
 
         Args:
-            keep: Names of the checkpoints that are needed. If the run keeps all epochs, all checkpoints are needed.
+            keep: Names of the checkpoints that are needed.
         """
-        if self.keeps_all_epochs:
-            return []
         prefixes = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
         removable = (path for path in files if not path.name.startswith(prefixes))
@@ -174,10 +147,6 @@ class RunDir:
                 if path == self.state:
                     path = path.rename(self.path / f"{REMOVED_PREFIX}-state")
                 shutil.rmtree(path)
-
-    def clean_up(self) -> None:
-        """Remove the files that the run no longer needs. Call it while the directory is locked."""
-        self.remove(self.removable_files())
 
     def lock(self) -> IO[str]:
         """Lock the directory for this process. Closing the returned file releases the lock, as does process exit.

@@ -1,9 +1,8 @@
 """Selection and locking of the directory of a run. The same command selects the same directory again."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import is_temporary, write_text
 from crepe_dist.files.json_file import write_json
 from crepe_dist.runs.checkpoint import CONFIG, RUN_KEY_FILE, RUNS
-from crepe_dist.runs.run_dir import PARTIAL_DOWNLOAD, RunDir
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import digest
-from crepe_dist.settings.aliases import current_settings
 from crepe_dist.settings.config import Config, flatten
 
 # Time limit in seconds for the processes of an earlier group to end. NFS keeps the locks of a dead client for 90 s.
@@ -42,26 +40,6 @@ def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir
         return RunDir(chosen)
 
     return group.run_on_all("run folder", check)
-
-
-def restore_on_rank0(config: Config, data: Dataset, group: ProcessGroup, say: Callable[[str], None]) -> None:
-    """Download the copy of a run (``logging.upload``) on rank 0 if its directory is missing or empty. Every rank must
-    call this function.
-
-    Raises:
-        UserError: The copy cannot be read. Every rank raises this error.
-    """
-    if (url := config.logging.upload) is not None:
-        from crepe_dist.runs import remote_copy  # This import is slow.
-
-        path, _ = _base_and_identity(config, data.name, data.fingerprint)
-
-        def steps() -> Iterator[None]:
-            remote_copy.check_url(url)
-            if not path.exists() or _is_uninitialized(path):
-                yield from remote_copy.restore(url, path, say, fresh=config.fresh)
-
-        group.run_steps_on_rank0("download", steps())
 
 
 def lock_on_rank0(
@@ -90,7 +68,8 @@ def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: st
     Raises:
         UserError: The directory cannot be created, belongs to a run with other settings, or contains unrelated files.
     """
-    base, identity = _base_and_identity(config, data_name, data_fingerprint)
+    identity = {**config.run_key(), "data": data_fingerprint}
+    base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
@@ -112,17 +91,11 @@ def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: st
         path = same[-1] if same else base
         _check(path, identity, supervision)
     chosen = RunDir(path)
-    settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
+    settings, file = config.to_yaml(), path / CONFIG
     if not file.is_file() or file.read_bytes() != settings.encode():
         # The report of a finished run is then older than this file, so the report will be rewritten.
         write_text(file, settings)
     return chosen
-
-
-def _base_and_identity(config: Config, data_name: str, data_fingerprint: str) -> tuple[Path, dict[str, Any]]:
-    """Return the directory of the first run with these settings, and the content of its ``run.json``."""
-    identity = {**config.run_key(), "data": data_fingerprint}
-    return Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}", identity
 
 
 def _numbered(base: Path, number: int) -> Path:
@@ -137,10 +110,8 @@ def _supervision(path: Path) -> str:
 def _is_uninitialized(path: Path) -> bool:
     """Return whether the initialisation of this directory was interrupted.
 
-    The directory then contains only a supervision file and temporary files, or a download that is not complete.
+    The directory then contains only a supervision file and temporary files.
     """
-    if (path / PARTIAL_DOWNLOAD).is_dir() and not (path / RUN_KEY_FILE).is_file():
-        return True
     return path.is_dir() and all(file.name == SUPERVISION_FILE or is_temporary(file) for file in path.iterdir())
 
 
@@ -162,13 +133,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _initialize(path, identity, supervision)
         return
-    former, requested = (flatten(current_settings(values)) for values in (RunDir(path).read_run_key(), identity))
-    if former.get("batches") != requested["batches"]:
-        raise UserError(
-            f"{path} was started by another version of crepe_dist",
-            "its batches have other sizes, so its training cannot continue with the same result",
-            "choose another --run-dir, start another run with --fresh, or resume it with that version",
-        )
+    former, requested = map(flatten, (RunDir(path).read_run_key(), identity))
     if former != requested:
         names = sorted(name for name in {**former, **requested} if former.get(name) != requested.get(name))
         raise UserError(

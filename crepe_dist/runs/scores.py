@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.label_hierarchy import nonzero_cells
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,
@@ -25,7 +24,6 @@ from crepe_dist.model.calibration import (
     to_intervals,
 )
 from crepe_dist.runs.group_bootstrap import ALL_CLASSES, bootstrap_interval
-from crepe_dist.sealed_json import rename_keys
 
 BINS = 15  # Number of intervals of the predicted probability, as in Guo et al. 2017.
 MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the order of additions does not matter.
@@ -40,17 +38,10 @@ MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents than this, ``is_co
 PRIOR_DOCUMENTS = 4
 DEFAULT_THRESHOLD = 0.5  # Minimum probability of a predicted label if there is no validation split.
 NOT_STORED = ("loss_error",)  # Attributes that are not stored.
-# Keys of stored scores in earlier versions. ``evaluate --json`` still prints these keys.
-FORMER_KEYS = {
-    "answers": "confidence_histogram",
-    "decisions": "confusion_counts",
-    "right": "is_correct",
-    "sure": "selective_counts",
-}
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 EMPTY_CONFIDENCE_HISTOGRAM: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
-EMPTY_SELECTIVE_COUNTS: Counts = np.zeros((0, 1, 2), np.int64)
+EMPTY_SELECTIVE_COUNTS: Counts = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class ClassificationScores:
         confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
         reliability: Counts and probabilities of the predictions by interval (``reliability_histogram``).
         calibration: Calibration of the probabilities.
-        selective_counts: Counts of the selective predictions, int64 [precisions, levels, 2].
+        selective_counts: Counts of the selective predictions, int64 [precisions, 2].
         uncalibrated_loss: Mean loss at temperature 1, in nats per document; ``None`` if it is unknown.
         is_multilabel: Whether documents have multiple labels.
     """
@@ -109,18 +100,18 @@ class ClassificationScores:
         Precisions that no threshold reaches on the validation split are omitted. The keys of a row:
 
         * ``asked``: requested precision.
-        * ``thresholds``: threshold of each level of the hierarchy, or of each class if documents have multiple labels.
-          It is ``None`` if no prediction is confident enough.
-        * ``covered``: proportion of the documents that get a prediction, for each level. If documents have multiple
-          labels, it is the proportion of the labels that are predicted.
+        * ``thresholds``: list of one threshold, or of the threshold of each class if documents have multiple labels.
+          A threshold is ``None`` if no prediction is confident enough.
+        * ``covered``: proportion of the documents that get a prediction. If documents have multiple labels, it is the
+          proportion of the labels that are predicted.
         * ``precision``: proportion of the predictions that are correct.
         """
         rows = []
         for (target, thresholds), counts in zip(self.calibration.precision_thresholds.items(), self.selective_counts):
-            predicted, correct = counts.T
+            predicted, correct = counts.tolist()
             coverage = (correct if self.is_multilabel else predicted) / max(self.support.sum(), 1)
             reachable = [threshold if threshold <= 1 else None for threshold in thresholds]
-            values = (target, reachable, coverage.tolist(), float(correct.sum() / max(predicted.sum(), 1)))
+            values = (target, reachable, float(coverage), correct / max(predicted, 1))
             rows.append(dict(zip(("asked", "thresholds", "covered", "precision"), values)))
         return rows
 
@@ -201,8 +192,7 @@ class ClassificationScores:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Any:
-        """Create scores from the values that ``to_dict`` returned. Values of earlier versions are also read."""
-        saved = rename_keys(saved, FORMER_KEYS)
+        """Create scores from the values that ``to_dict`` returned."""
         values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
         values["calibration"] = Calibration(**saved.get("calibration", {}))
         if "mistakes" in saved:
@@ -226,15 +216,13 @@ class MulticlassScores(ClassificationScores):
             not stored.
         calibration: Calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` is already at temperature 1.
-        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document. ``None`` in files written by
-            earlier versions, where ``loss`` itself is uncalibrated.
+        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document.
         loss_error: Standard error of ``loss``; ``None`` if no temperature was fitted to this split. Not stored.
         confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. One row per percent of predicted probability (rounded
             down): the number of documents, the number of correct predictions, and for each k of ``TOP_K``, the number
             of documents whose true class is among the k most probable classes.
-        selective_counts: int64 [precisions, levels, 2]. For each precision that the calibration reaches and each level
-            of the hierarchy, the array contains two numbers: the documents whose prediction is a node of the level, and
-            the correct predictions among them.
+        selective_counts: int64 [precisions, 2]. For each precision that the calibration reaches: the number of
+            documents with a prediction, and the number of correct predictions among them.
     """
 
     confusion: Counts
@@ -267,8 +255,12 @@ class MulticlassScores(ClassificationScores):
 
     @cached_property
     def confusion_cells(self) -> tuple[Counts, Counts, Counts]:
-        """Non-zero cells of ``confusion`` (``nonzero_cells``): true classes, predicted classes and counts."""
-        return nonzero_cells(self.confusion)
+        """Non-zero cells of ``confusion`` in order: true classes, predicted classes and counts.
+
+        There are at most as many such cells as documents, while the matrix of 20,000 classes has 400 million cells.
+        """
+        true, predicted = np.divmod(np.flatnonzero(self.confusion), len(self.confusion))
+        return true, predicted, self.confusion[true, predicted].astype(np.int64)
 
     @property
     def documents(self) -> int:
@@ -340,7 +332,7 @@ class MultilabelScores(ClassificationScores):
         is_correct: Whether the predicted labels of each document are exactly its labels, bool [documents]; ``None`` if
             it is not stored.
         calibration: Calibration, with the thresholds of the classes.
-        selective_counts: int64 [precisions, 1, 2]. For each precision that the calibration reaches: the number of
+        selective_counts: int64 [precisions, 2]. For each precision that the calibration reaches: the number of
             predicted labels, and the number of predicted labels that are correct.
     """
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any, Literal
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import join_words
-from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name
 from crepe_dist.settings.fields import (
     NON_EMPTY,
     PATH,
-    RUN_NAME,
     Settings,
     did_you_mean,
     int_range,
@@ -38,26 +34,27 @@ from crepe_dist.settings.options import (
 
 UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # Groups whose flags have no prefix.
 SOURCE = "data.source"
-REFIT = "training.refit"
 POSITIONAL = "positional"  # Namespace attribute for a data folder that is passed without a flag.
 # Flags whose names differ from the names of their settings.
 FLAG_NAMES = {
     "data.source": "data",
-    "logging.keep_epochs": "keep_epochs",
-    "logging.metrics_host": "metrics_host",
-    "logging.metrics_port": "metrics_port",
     "logging.track": "track",
-    "logging.upload": "upload",
     "model.network": "model",
     "optimizer.name": "optimizer",
+}
+# Settings for files and Python. Their flags exist for ``to_arguments`` and are not in the help.
+UNLISTED = {
+    "model.width",
+    "model.blocks",
+    "model.dropout",
+    "optimizer.name",
+    "optimizer.schedule",
+    "training.label_smoothing",
 }
 # Settings that disable the outputs of a training run that a temporary run does not need.
 NO_REPORTS = {
     "logging.report": False,
-    "logging.tensorboard": False,
-    "logging.metrics_port": None,
     "logging.track": "none",
-    "logging.upload": None,
 }
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
@@ -78,12 +75,6 @@ class Config(Settings):
     device: Literal["auto", "gpu", "cpu"] = setting(
         "auto", "Device. auto: a GPU if there is one that supports the network, otherwise the CPU."
     )
-    name: str | None = setting(
-        None,
-        "Name of the run in reports and comparisons (1 to 80 printable characters), such as baseline. A resumed run "
-        "keeps its name unless a new name is given. Default: the name of the run folder.",
-        RUN_NAME,
-    )
     run_dir: str | None = setting(
         None, "Folder of the run. Default: `runs/<data>-<hash of the settings that change the result>`.", PATH
     )
@@ -96,15 +87,12 @@ class Config(Settings):
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
 
-    @classmethod
-    def flag(cls, name: str) -> str:
-        return flag(name)
-
     def to_yaml(self) -> str:
         """Return the settings as YAML, for the run folder. A command with this YAML as ``--config`` resumes the run."""
         import yaml  # Imported here because --help does not need it.
 
-        values = {name: value for name, value in asdict(self).items() if name != "fresh"}
+        values = {name: value for name, value in values_of(self).items() if name != "fresh"}
+        values |= {name: values_of(getattr(self, name)) for name in GROUPS}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
@@ -117,22 +105,22 @@ class Config(Settings):
     def run_key(self) -> dict[str, Any]:
         """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
         return {
-            # Runs of earlier versions had batches of equal size, and another beta1 of Adam. They cannot be resumed.
-            "batches": "growing",
             "batch_size": self.data.batch_size,
-            "case_noise": self.data.case_noise,
             "typos": self.data.typos,
             "model": asdict(self.model),
-            "optimizer": asdict(self.optimizer),
+            "optimizer": values_of(self.optimizer),
             "training": asdict(self.training),
         }
 
 
+def values_of(group: Settings) -> dict[str, Any]:
+    """Return the settings of a group by name, without the constants of training."""
+    return {item.name: getattr(group, item.name) for item in settings_of(type(group))}
+
+
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten settings to dotted names. Omit settings that only select or name the run folder."""
-    return {
-        name: value for name, value in _flatten_groups(settings).items() if name not in ("name", "run_dir", "fresh")
-    }
+    """Flatten settings to dotted names. Omit settings that only select the run folder."""
+    return {name: value for name, value in _flatten_groups(settings).items() if name not in ("run_dir", "fresh")}
 
 
 def _flatten_groups(settings: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +166,6 @@ def parser() -> Parser:
         metavar="FILE",
         help="YAML file of settings, which flags override. If it is repeated, later files override earlier ones.",
     )
-    result.add_argument("--print-config", action="store_true", help="Print all settings as YAML and exit.")
     cluster = result.add_argument_group("cluster", "Training on a cluster, which restarts failed processes.")
     cluster.add_argument("--on", choices=["ray"], help="Cluster to train on. Default: none; only this process trains.")
     cluster.add_argument(
@@ -190,10 +177,9 @@ def parser() -> Parser:
         metavar="N",
         help="Maximum number of restarts after failures. Preemptions do not count. Requires --on. Default: 10.",
     )
-    add_settings(result, Config, flag)
+    add_settings(result, Config, flag, UNLISTED)
     for name, group in GROUPS.items():
-        add_settings(result.add_argument_group(name, group.__doc__), group, flag)
-    result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
+        add_settings(result.add_argument_group(name, group.__doc__), group, flag, UNLISTED)
     return result
 
 
@@ -234,10 +220,6 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, dict[str, int] | N
         what = f"two data folders are given: {folder} by position, and {given[SOURCE]} by --data"
         raise UserError(what, remedy="give only one of them")
     config = merge_settings(given, values.config)
-    _check(config)
-    if values.print_config:
-        print(config.to_yaml(), end="")
-        sys.exit()
     return config, _cluster(values)
 
 
@@ -254,26 +236,6 @@ def _cluster(values: argparse.Namespace) -> dict[str, int] | None:
     return given
 
 
-def _check(config: Config) -> None:
-    """Raise ``UserError`` if the user passed a setting that has no effect in this configuration."""
-    network = config.model.network
-    if config.training.init_from is None:  # Otherwise, the weights determine the network.
-        known = settings()
-        for name in sorted(config.given):
-            networks = known[name].metadata["networks"]
-            if networks and network not in networks and not (name == REFIT and not config.training.refit):
-                config.refuse(
-                    [name],
-                    f"--model {network} does not read this setting; it is read by {join_words(list(networks))}",
-                )
-    elif config.training.refit:
-        config.refuse(["training.refit"], "--init-from is given, and such a run is never refitted")
-    if config.optimizer.name != "sgd":
-        config.refuse(
-            ["optimizer.momentum"], f"--optimizer {config.optimizer.name} has no momentum", "add --optimizer sgd"
-        )
-
-
 def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     """Merge settings into a configuration.
 
@@ -285,14 +247,13 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
 
     known = settings()
     from_files = {name: value for path in files for name, value in _known(read(Path(path)), path).items()}
-    current = {current_name(name, SETTINGS, known): value for name, value in given.items()}
-    passed = {name: value for name, value in current.items() if name in known}
+    passed = {name: value for name, value in given.items() if name in known}
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for qualified, value in {**from_files, **passed}.items():
         group, _, name = qualified.rpartition(".")
         values[group][name] = value
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
-    return Config(**values[""], **groups).as_given(passed)
+    return Config(**values[""], **groups)
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:

@@ -5,14 +5,13 @@ Flags, YAML keys and Python arguments are all generated from these fields, so ea
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from crepe_dist.errors import UserError
-from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "marked", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
@@ -21,8 +20,6 @@ DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
 HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
 MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A number that is larger than this is probably a typo.
-MAX_NAME_LENGTH = 80  # Maximum length of the name of a run, in characters.
-Own = TypeVar("Own", bound="Settings")
 
 
 class ValueType:
@@ -193,16 +190,7 @@ class Nullable(Wrapped):
         return None if value is None else self.of.check(value)
 
 
-def is_title(text: str) -> bool:
-    """Return whether a text can be the name of a run: one printable line without leading or trailing spaces."""
-    return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
-
-
-RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, without spaces at the ends", is_title)
 PATH = String("a path in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
-URL = String(
-    "a URL such as s3://bucket/runs", re.compile(r"[a-z][a-z0-9+.-]*://[^\s\0\ud800-\udfff]+").fullmatch, "URL"
-)
 NON_EMPTY = String("a name", str.strip)
 COLUMN = String("the name or number of a column", str.strip, "COLUMN")
 ANY_TEXT = String("a text", lambda _: True, "TEXT")
@@ -233,8 +221,7 @@ def setting(
             setting.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
-    metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
-    metadata |= {"positional": positional, "networks": networks}
+    metadata = {"help": help, "kind": kind, "also": also, "flag": flag, "positional": positional}
     return field(default=default, metadata=metadata)
 
 
@@ -253,16 +240,11 @@ class Settings:
     Args:
         group: Name of the group in YAML files. If it is empty, the settings belong to no group.
 
-    Attributes:
-        given: Names of the settings that the user passed, including values that equal the default. Only these settings
-            are refused if they have no effect.
-
     Raises:
         UserError: A value has the wrong type or is out of range.
     """
 
     group_name: ClassVar[str] = ""
-    given: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, group: str = "") -> None:
         cls.group_name = group
@@ -276,36 +258,15 @@ class Settings:
                 continue
             kind, name = kind_of(item), qualified_name(type(self), item)
             try:
-                setattr(self, item.name, kind.check(current_value(name, value)))
+                setattr(self, item.name, kind.check(value))
             except (ValueError, TypeError, OverflowError):
                 raise invalid_value_error(name, value, kind) from None
-
-    def as_given(self: Own, names: Iterable[str]) -> Own:
-        """Store the names of the settings that the user passed, and return ``self``."""
-        vars(self)["given"] = frozenset(names)  # Not a dataclass field: `asdict` and comparisons must not include it.
-        return self
-
-    def refuse(self, names: Iterable[str], why: str, remedy: str = "") -> None:
-        """Raise ``UserError`` if the user passed one of these settings, because they have no effect."""
-        refuse([self.flag(name) for name in names if name in self.given], why, remedy)
 
     @classmethod
     def flag(cls, name: str) -> str:
         """Map the name of a setting to its flag."""
         own = next((item.metadata["flag"] for item in settings_of(cls) if item.name == name), "")
         return own or f"--{name}".replace("_", "-")
-
-
-def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") -> None:
-    """Raise ``UserError`` unless ``flags`` is empty.
-
-    Args:
-        flags: Flags that the user passed and that have no effect.
-        on: End of the sentence "… has no effect", such as `` on FILE``.
-    """
-    if flags:
-        has, them = ("has", "it") if len(flags) == 1 else ("have", "them")
-        raise UserError(f"{' and '.join(flags)} {has} no effect{on}", why, remedy or f"leave {them} out")
 
 
 def settings_of(group: type[Settings]) -> list["Field[Any]"]:

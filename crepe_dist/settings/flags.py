@@ -11,17 +11,16 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from crepe_dist import extras, invocation
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files.output_streams import find_write_problem
 from crepe_dist.files.safe_read import read_names
-from crepe_dist.settings.aliases import FLAGS, Alias, current_name, current_value
 from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
@@ -54,14 +53,10 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that raises ``UserError`` for mistakes.
 
     Flags cannot be abbreviated. Otherwise, a new flag could change the meaning of an abbreviation in a user's script.
-
-    Attributes:
-        aliases: Mapping from old names of renamed flags to the current names. The help does not show the old names.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
-        self.aliases: Mapping[str, Alias] = FLAGS
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
     def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -71,18 +66,12 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = [self._current(word) for word in (sys.argv[1:] if args is None else args)]
         try:
-            return super().parse_known_args(words, namespace)
+            return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
             raise UserError(
                 f"{error.argument_name or 'the command line'}: {error.message}", remedy=self.hint()
             ) from None
-
-    def _current(self, word: str) -> str:
-        """Replace the old name of a renamed flag with the current name. Return all other words unchanged."""
-        flag, sign, value = str(word).partition("=")
-        return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
     def unknown(self, argument: str) -> UserError:
         """Return the error for an argument that no flag accepts."""
@@ -109,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         if not isinstance(action.type, ValueType):
             return super()._get_value(action, arg_string)
         try:
-            return action.type(current_value(action.dest, arg_string))
+            return action.type(arg_string)
         except (ValueError, TypeError, OverflowError):
             name = argparse._get_action_name(action)  # noqa: SLF001
             raise invalid_value_error(name or action.dest, arg_string, action.type) from None
@@ -133,7 +122,10 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 
 
 def add_settings(
-    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str] | None = None
+    flags: argparse._ActionsContainer,
+    group: type[Settings],
+    flag: Callable[[str], str] | None = None,
+    unlisted: Collection[str] = (),
 ) -> None:
     """Add a flag to a parser for each setting of a group.
 
@@ -143,6 +135,7 @@ def add_settings(
         flag: Function that maps the dotted name of a setting, such as ``training.epochs``, to its flag. If it is given,
             boolean flags accept a value (``--report=false``). If it is ``None``, ``group.flag`` chooses the flags, and
             boolean flags accept no value.
+        unlisted: Dotted names of settings whose flags are not in the help.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
@@ -151,7 +144,9 @@ def add_settings(
             "type": kind,
             "metavar": name.upper() if positional is not None else kind.metavar or option.name.upper(),
             "default": argparse.SUPPRESS,
-            "help": _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
+            "help": argparse.SUPPRESS
+            if name in unlisted
+            else _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
         }
         if option.type in (bool, bool | None):
             if flag:
@@ -217,8 +212,7 @@ class Command(Settings):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         """Parse the arguments after the name of the command, and return the command."""
-        values = vars(cls.parser().parse_intermixed_args(words))
-        return cls(**values).as_given(values)
+        return cls(**vars(cls.parser().parse_intermixed_args(words)))
 
     def run(self) -> None:
         """Run the command."""
@@ -290,7 +284,7 @@ class ColumnFlags(Settings):
     label_columns: str | None = setting(
         None,
         "Columns A,B,… to use instead of the label column. Each column stands for a class and contains 0 or 1, or "
-        "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical label.",
+        "probabilities if --labels is soft.",
         NON_EMPTY,
     )
     text: tuple[str, ...] = setting(
@@ -309,7 +303,7 @@ class ModelFlags(Settings):
     checkpoint: str | None = setting(
         None,
         "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
-        "model chosen with `use`, otherwise the newest run in runs/ if all runs there were trained on the same data.",
+        "newest finished run in runs/.",
         NON_EMPTY,
         positional="?",
     )
@@ -384,10 +378,3 @@ def check_output(path: Path | None, flag: str, source: str | None = None) -> Non
         why = error.strerror or str(error)
     if why:
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
-
-
-def check_page(path: Path | None, source: str | None) -> None:
-    """Raise ``UserError`` if the page of ``--html`` cannot be written; see ``check_output``."""
-    if path is not None:
-        extras.require("reports", "--html")
-    check_output(path, "--html", source)

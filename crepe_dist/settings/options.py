@@ -14,9 +14,7 @@ from crepe_dist.files.json_file import parse_json
 from crepe_dist.settings.fields import (
     MAX_COUNT,
     MAX_DOCUMENT_LENGTH,
-    NON_EMPTY,
     PATH,
-    URL,
     Boolean,
     Settings,
     String,
@@ -67,12 +65,6 @@ class DataOptions(Settings, group="data"):
         "Fraction of the characters that get a random typo in training, such as 0.05. A typo replaces or deletes the "
         "character, inserts a letter before it, or swaps it with the next one. The typos differ in each epoch. "
         "Evaluation uses clean text.",
-        float_range(0, 1),
-    )
-    case_noise: float = setting(
-        0.2,
-        "Fraction of the training texts that are read as if they were typed in lower case or in capitals. The choice "
-        "differs in each epoch. Only for data prepared with --mode marked.",
         float_range(0, 1),
     )
 
@@ -163,19 +155,10 @@ class OptimizerOptions(Settings, group="optimizer"):
         "are up to twice as large. The rate grows with the square root of the batch size above 64 documents.",
         float_range(0, 1000, open_below=True),
     )
-    momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))
-    weight_decay: float = setting(
-        0.00001,
-        "Factor of the L2 penalty on weights and biases. The native CPU kernels apply the penalty to a row of an "
-        "embedding table only in the steps that use this row.",
-        float_range(0, 1),
-    )
-    clip_norm: float | None = setting(
-        None,
-        "Maximum Euclidean norm of the mean gradient, over all parameters together. A larger gradient is scaled down "
-        "to this norm. Default: no clipping.",
-        float_range(0, MAX_COUNT, open_below=True),
-    )
+    # Constants of training. They are no settings.
+    momentum: float = 0.9
+    weight_decay: float = 0.00001  # On CPUs, an embedding row decays only in the steps that use it.
+    clip_norm: float | None = None
     schedule: Literal["constant", "halving", "cosine"] = setting(
         "cosine",
         "Learning-rate schedule. constant: no change. halving: half the rate after every three epochs, at most ten "
@@ -348,41 +331,17 @@ class StateOptions(Settings, group="state"):
 
     save_steps: int | None = setting(
         None,
-        "Maximum number of steps between two saves of the resume state, even if `save_seconds` have not passed. The "
-        "limit is strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
+        "Maximum number of steps between two saves of the resume state, even if a minute has not passed. The "
+        "limit is strict: training waits for a slow disk. Default: no limit; a save starts every minute.",
         int_range(1, MAX_COUNT),
     )
-    save_seconds: float = setting(
-        60,
-        "Seconds between two saves of the resume state. A killed process loses at most this much work, unless the disk "
-        "is slow.",
-        float_range(0, MAX_COUNT, open_below=True),
-    )
+    save_seconds: float = 60.0  # A constant: seconds between two saves.
 
 
 @dataclass
 class LoggingOptions(Settings, group="logging"):
     """Output of training. These settings do not change the result."""
 
-    tensorboard: bool = setting(
-        True, "Write TensorBoard events into the run folder, if the `reports` extra is installed."
-    )
-    rank_times_steps: int = setting(
-        100,
-        "Number of steps between two records of the times and the memory of every process. If these steps take less "
-        "than two seconds, a multiple of the number. The record at the end of an epoch covers the rest of its steps. "
-        "0: no records.",
-        int_range(0, MAX_COUNT),
-    )
-    metrics_port: int | None = setting(
-        None,
-        "Port where rank 0 serves metrics for Prometheus during training, at the path /metrics. Requires the `metrics` "
-        "extra. The value 0 selects a free port. Default: no metrics.",
-        int_range(0, 65_535),
-    )
-    metrics_host: str = setting(
-        "127.0.0.1", "Address for `metrics_port`. 0.0.0.0: all addresses of the host of rank 0.", NON_EMPTY
-    )
     report: bool = setting(
         True,
         "Write report.html and model_card.md into the run folder at the end of the run, if the `reports` extra is "
@@ -393,18 +352,6 @@ class LoggingOptions(Settings, group="logging"):
         "Service that records the parameters, the metrics of each epoch, and the result. mlflow: the server in the "
         "environment variable MLFLOW_TRACKING_URI. wandb: Weights & Biases, or a folder for it if WANDB_API_KEY and "
         "WANDB_MODE are not set. Requires the extra of the same name.",
-    )
-    keep_epochs: Literal["needed", "all"] = setting(
-        "needed",
-        "Checkpoints that a run keeps. needed: the reported checkpoint, the last epoch's checkpoint unless the run was "
-        "refitted, and during training the checkpoints that a resumed run may need. all: every checkpoint.",
-    )
-    upload: str | None = setting(
-        None,
-        "URL of a folder, such as s3://bucket/runs, that gets a copy of the run after each epoch and at the end. If "
-        "the run folder is missing or empty, the run is resumed from this copy. Requires the `remote` extra. Default: "
-        "no copy.",
-        URL,
     )
 
 

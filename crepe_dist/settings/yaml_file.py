@@ -11,7 +11,6 @@ import yaml
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import MAX_DIGITS
 from crepe_dist.files.safe_read import read_bytes
-from crepe_dist.settings.aliases import current_settings
 
 MAX_BYTES = 1 << 18  # Maximum size of a file of settings, in bytes.
 MAX_EVENTS = 10_000  # Maximum number of parser events: about one for each value, and two for each list or mapping.
@@ -72,7 +71,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of settings into a mapping. Replace old names of settings with the current names."""
+    """Read a file of settings into a mapping."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
@@ -82,4 +81,4 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
         raise UserError(f"the settings in {path} cannot be used", why, "start from a file in configs/") from error
-    return current_settings(settings)
+    return settings

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist import network_registry
@@ -11,22 +11,24 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.batch_schedule import BatchSchedule
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, max_shard_size, training_order
-from crepe_dist.distributed.process_group import ProcessGroup, Stopwatch
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.engines.engine import Engine
 from crepe_dist.hardware import describe
 from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
 from crepe_dist.runs.metrics import MetricsLogger
-from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.run_dir import RunDir
-from crepe_dist.runs.run_sync import RunSync
+from crepe_dist.runs.trackers import TensorBoard
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
+# Fraction of the training texts that are read as if they were typed in lower case or in capitals. It has an effect only
+# on data prepared with --mode marked.
+CASE_NOISE = 0.2
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.
 MAX_HALVINGS = 10  # Maximum number of halvings in a run.
@@ -41,16 +43,14 @@ class JobContext:
         signals: Handler of the signals that request a stop.
         watchdog: Thread that reports when training hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
-        exporter: Exporter of the metrics for Prometheus on rank 0, if the settings ask for one.
-        syncs: Threads that bring the run to servers, on rank 0, if the settings ask for them.
+        trackers: Trackers of the run on rank 0.
     """
 
     group: ProcessGroup
     signals: SignalHandler
     watchdog: Watchdog
     display: ProgressDisplay
-    exporter: PrometheusExporter | None = None
-    syncs: Sequence[RunSync] = ()
+    trackers: Sequence[TensorBoard] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ class TrainContext:
         run_dir: Directory of the network: the run's directory, or the subdirectory ``supervised/`` or ``refit/``.
         metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
         job: Objects that are shared with the other networks of the job.
-        loading: Stopwatch of the time that this rank waits for batches.
     """
 
     config: Config
@@ -78,7 +77,6 @@ class TrainContext:
     run_dir: RunDir
     metrics: MetricsLogger
     job: JobContext
-    loading: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
     def create(
@@ -99,13 +97,7 @@ class TrainContext:
         """
         group = job.group
         group.run_on_rank0("folder", lambda: run_dir.path.mkdir(exist_ok=True))
-        metrics = MetricsLogger(
-            run_dir.path,
-            job.display.print,
-            tensorboard=config.logging.tensorboard,
-            is_root=group.is_root,
-            exporter=job.exporter,
-        )
+        metrics = MetricsLogger(run_dir.path, is_root=group.is_root)
         max_documents = max_shard_size(max_batch_size(config, data), group.size, engine.reduction_group)
         optimizer = engine.create_optimizer(group, config.optimizer, max_documents)
         selection = ModelSelection.for_data(config, data, last_epoch or config.training.num_epochs)
@@ -123,12 +115,12 @@ class TrainContext:
         """Yield this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
-        train = with_case_noise(train, self.config.data.case_noise, seed, epoch, self.data.encoder)
+        train = with_case_noise(train, CASE_NOISE, seed, epoch, self.data.encoder)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
         schedule, group = batch_schedule(self.config), self.group
         order = training_order(train, seed, epoch, schedule)
         ranges = schedule.ranges(len(train), epoch, self.progress.documents)
-        batches = DataLoader(train, order, ranges, group.rank, group.size, self.engine.reduction_group, self.loading)
+        batches = DataLoader(train, order, ranges, group.rank, group.size, self.engine.reduction_group)
         for step, batch in enumerate(batches, self.progress.step + 1):
             yield batch.for_step(step, seed)
 

@@ -53,7 +53,7 @@ def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> 
     return UserError(
         f"training diverged: {what}",
         f"the learning rate is probably too large{consequence}",
-        f"lower --learning-rate, or set --clip-norm 1{otherwise}",
+        f"lower --learning-rate{otherwise}",
         on_all_ranks=True,
     )
 

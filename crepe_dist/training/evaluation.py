@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.runs.scores import DEFAULT_THRESHOLD, AnyScores
 from crepe_dist.training.eval_loop import Scorer, run_eval_loop
 from crepe_dist.training.metric_accumulators import (
-    HierarchyAccumulator,
     MulticlassAccumulator,
     MultilabelAccumulator,
     ScoreAccumulator,
@@ -44,12 +40,9 @@ def evaluate_splits(
     for name in ("validation", "test"):
         if name in data.splits:
             split, is_validation = data.splits[name], name == "validation"
-            accumulator = score_accumulator(engine, split, calibration, data.hierarchy, fits_calibration=is_validation)
+            accumulator = score_accumulator(engine, split, calibration, fits_calibration=is_validation)
             scores[name] = run_eval_loop(engine, split, BATCH_SIZE, group, accumulator, is_stopping)
             calibration = accumulator.calibration
-            if is_validation and data.hierarchy is not None:
-                nodes = HierarchyAccumulator(data.hierarchy, len(split), calibration)
-                calibration = run_eval_loop(engine, split, BATCH_SIZE, group, nodes, is_stopping)
     return scores
 
 
@@ -59,7 +52,6 @@ def evaluate(
     batch_size: int,
     group: ProcessGroup,
     calibration: Calibration,
-    levels: LabelHierarchy | None = None,
 ) -> AnyScores:
     """Evaluate a network on a split. Every rank must call this function, and gets the same result.
 
@@ -67,9 +59,8 @@ def evaluate(
         batch_size: Number of documents per step, over all ranks.
         calibration: Calibration of the probabilities. If documents may have multiple labels and the calibration has no
             thresholds, the threshold of every label is ``DEFAULT_THRESHOLD``.
-        levels: Label hierarchy, or ``None`` if the classes have no hierarchy.
     """
-    accumulator = score_accumulator(engine, split, calibration, levels)
+    accumulator = score_accumulator(engine, split, calibration)
     return run_eval_loop(engine, split, batch_size, group, accumulator)
 
 
@@ -77,7 +68,6 @@ def score_accumulator(
     engine: Scorer,
     split: Split,
     calibration: Calibration,
-    levels: LabelHierarchy | None,
     *,
     fits_calibration: bool = False,
 ) -> ScoreAccumulator:
@@ -89,5 +79,4 @@ def score_accumulator(
     if targets.kind == MULTILABEL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)
         return MultilabelAccumulator(len(split), targets, calibration, fits_calibration=fits_calibration)
-    all_levels = levels.all_levels if levels else [HierarchyLevel([""] * classes, np.arange(classes))]
-    return MulticlassAccumulator(all_levels, split, calibration, fits_calibration=fits_calibration)
+    return MulticlassAccumulator(classes, split, calibration, fits_calibration=fits_calibration)

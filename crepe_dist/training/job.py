@@ -8,7 +8,6 @@ n-gram branch on the train and validation splits (``refit``).
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import chain
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
@@ -17,11 +16,10 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.errors import UserError
-from crepe_dist.runs.prometheus import PrometheusExporter
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_dir import RunDir
-from crepe_dist.runs.run_dir_selection import lock_on_rank0, restore_on_rank0, select_run_dir
-from crepe_dist.runs.run_sync import RunSync
+from crepe_dist.runs.run_dir_selection import lock_on_rank0, select_run_dir
+from crepe_dist.runs.trackers import create_trackers
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext
@@ -46,17 +44,14 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         StopRequested: A signal requested a stop. The state has been saved.
     """
     oom_errors = oom_as_user_error(config.data.batch_size, group.size)
-    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors, ExitStack() as stack:
+    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
         group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
         group.timeout = config.safety.watchdog_s / 2
         watchdog.late_rank = lambda: group.late_rank
-        display, exporter = ProgressDisplay(group.is_root), None
-        if config.logging.metrics_port is not None:
-            exporter = group.run_on_rank0("metrics", lambda: stack.enter_context(PrometheusExporter(config.logging)))
-            display.print(f"metrics   {exporter and exporter.url}")
+        display = ProgressDisplay(group.is_root)
         if (tracker := config.logging.track) != "none":
             group.run_on_rank0("tracking", lambda: extras.require(tracker, f"--track {tracker}"))
-        job = JobContext(group, control, watchdog, display, exporter)
+        job = JobContext(group, control, watchdog, display)
         _note_missing_libraries(config, display)
         data = open_training_data(config, group, display)
         config, is_self_training = resolve_epochs(config, data), uses_unlabelled(config, data)
@@ -65,9 +60,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         # missing or the network does not fit into memory.
         engine = build_engine(*supervised, group)
         has_refit = refit.refit_config(config, data, engine.config) is not None
-        restore_on_rank0(config, data, group, display.print)
         folder = select_run_dir(config, data, group)
-        job = replace(job, syncs=_create_syncs(config, folder, display) if group.is_root else ())
         finished = group.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
             if group.is_root:
@@ -75,15 +68,15 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                 # process uses the directory, or if the directory is not writable.
                 with suppress(UserError, OSError), folder.lock():
                     folder.clean_up()
-            display.print(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
+            display.print(f"{folder.path} is finished; --fresh starts another run\n{finished}")
             report(config, data, folder, job)
-            _finish_syncs(job)
             return finished
 
         may_be_restarted = control.is_supervised or bool(read_launcher_env().launcher)
-        with lock_on_rank0(folder, group, may_be_restarted, display.print), ExitStack() as syncs:
-            for sync in job.syncs:
-                syncs.enter_context(sync)
+        with lock_on_rank0(folder, group, may_be_restarted, display.print), ExitStack() as closing:
+            job = replace(job, trackers=create_trackers(config, folder, display.print) if group.is_root else ())
+            for opened in job.trackers:
+                closing.callback(opened.close)
             watchdog.open_stack_file(
                 folder.stack_path(group.rank), group.all_gather_json(watchdog.identity(), "processes")
             )
@@ -94,38 +87,15 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
                 result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
             result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))
+            closing.close()
             report(config, data, folder, job)
             display.print_lines(warn_unused_gpu(config, engine))
-            _finish_syncs(job)
             return result
 
 
 def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> None:
     """Write the report of a finished run on rank 0. Do nothing if the existing report is newer than the result."""
     job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
-
-
-def _create_syncs(config: Config, folder: RunDir, display: ProgressDisplay) -> list[RunSync]:
-    """Create the threads that bring the run to servers. The copy comes last, because its error ends the job."""
-    syncs: list[RunSync] = []
-    if config.logging.track == "mlflow":
-        from crepe_dist.runs.mlflow_sync import MlflowSync
-
-        syncs.append(MlflowSync(config, folder, display.log))
-    elif config.logging.track == "wandb":
-        from crepe_dist.runs.wandb_sync import WandbSync
-
-        syncs.append(WandbSync(config, folder, display.log))
-    if config.logging.upload is not None:
-        from crepe_dist.runs.remote_copy import RunUploader
-
-        syncs.append(RunUploader(config.logging.upload, folder, display.log))
-    return syncs
-
-
-def _finish_syncs(job: JobContext) -> None:
-    """Bring the finished run to the servers. Every rank must call this function."""
-    job.group.run_steps_on_rank0("servers", chain.from_iterable(sync.finish() for sync in job.syncs))
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:
@@ -137,7 +107,7 @@ def _write_report(config: Config, data: Dataset, folder: RunDir, display: Progre
 
 
 def _note_missing_libraries(config: Config, display: ProgressDisplay) -> None:
-    """Print a note if the settings ask for a report or TensorBoard, and rank 0 lacks the libraries."""
-    missing = extras.missing_note("reports", "report and no TensorBoard events")
-    if missing and (config.logging.report or config.logging.tensorboard):
+    """Print a note if the settings ask for a report, and rank 0 lacks the libraries."""
+    missing = extras.missing_note("reports", "report")
+    if missing and config.logging.report:
         display.print(f"note: {missing}")

@@ -1,14 +1,13 @@
 """Accumulators of metrics over a split. Each rank counts its own documents, and the counts are all-reduced."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy, argmax_per_level, deepest_confident_level
 from crepe_dist.data.targets import Targets
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import (
@@ -19,7 +18,6 @@ from crepe_dist.model.calibration import (
     TemperatureFitter,
     log_odds,
     multilabel_calibration,
-    softmax,
     to_intervals,
 )
 from crepe_dist.model.loss import quantize_losses
@@ -41,8 +39,6 @@ from crepe_dist.runs.scores import (
     worst_mistakes,
 )
 
-# Maximum number of documents in the sample that the thresholds of the hierarchy levels are fitted to.
-MAX_SAMPLED = 4096
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
@@ -126,24 +122,19 @@ class MulticlassAccumulator(ScoreAccumulator):
     """Score accumulator for documents that have exactly one class.
 
     Args:
-        levels: Levels of the label hierarchy. The last level consists of the classes.
         split: Documents that are evaluated.
         fits_calibration: Whether to fit a calibration for the next split to this split.
     """
 
-    def __init__(
-        self, levels: list[HierarchyLevel], split: Split, calibration: Calibration, *, fits_calibration: bool
-    ) -> None:
+    def __init__(self, num_classes: int, split: Split, calibration: Calibration, *, fits_calibration: bool) -> None:
         super().__init__(len(split), calibration)
         self._split = split
         self._used = calibration  # Calibration of this split's probabilities. Fitting does not change it.
         self._precision_thresholds = list(calibration.precision_thresholds.values())
-        self._levels = levels[-len(self._precision_thresholds[0]) :] if self._precision_thresholds else []
-        num_classes = len(levels[-1].of_class)
         self._confusion = self._register(np.zeros((num_classes, num_classes), np.int64))
         self._confidence_histogram = self._register(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
         self._uncalibrated = self._register(np.zeros((BINS, 3), np.int64))
-        self._selective_counts = np.zeros((len(self._precision_thresholds), len(self._levels), 2), np.int64)
+        self._selective_counts = np.zeros((len(self._precision_thresholds), 2), np.int64)
         if self._precision_thresholds:
             self._register(self._selective_counts)
         self._fit = TemperatureFitter() if fits_calibration else None
@@ -171,11 +162,9 @@ class MulticlassAccumulator(ScoreAccumulator):
         num_higher = (logits > logits[true_class][:, None]).sum(axis=1)
         columns = [np.ones_like(is_correct), is_correct, *(num_higher < k for k in TOP_K)]
         np.add.at(self._confidence_histogram, (100 * confidence).astype(np.int64), np.stack(columns, axis=1))
-        nodes, node_probs = argmax_per_level(self._levels, probabilities)
-        is_true_node = nodes == [level.of_class[labels] for level in self._levels]
-        for counts, thresholds in zip(self._selective_counts, self._precision_thresholds):
-            is_predicted = deepest_confident_level(node_probs, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
-            counts += np.stack([is_predicted.sum(axis=1), (is_predicted & is_true_node).sum(axis=1)], axis=1)
+        for counts, (threshold,) in zip(self._selective_counts, self._precision_thresholds):
+            is_predicted = confidence >= threshold
+            counts += [is_predicted.sum(), (is_predicted & is_correct).sum()]
         self._update_mistakes(rows[~is_correct], labels[~is_correct], probabilities[~is_correct])
 
     def _update_mistakes(self, rows: Rows, labels: Labels, probabilities: Floats) -> None:
@@ -268,41 +257,8 @@ class MultilabelAccumulator(ScoreAccumulator):
             self._reliability,
             None if self._fits else self._correct.astype(bool),
             used,
-            np.array([[[counts[:, :2].sum(), counts[:, 0].sum()]] for counts in selective], np.int64),
+            np.array([[counts[:, :2].sum(), counts[:, 0].sum()] for counts in selective], np.int64),
         )
-
-
-class HierarchyAccumulator(MetricAccumulator[Calibration]):
-    """Accumulator that records the most probable node at each hierarchy level for a sample of the documents.
-
-    The result is a calibration that contains the probability and the correctness of these nodes. The calibration
-    computes the thresholds of the hierarchy levels from these values.
-
-    Args:
-        calibration: Calibration that contains the temperature of the probabilities.
-    """
-
-    def __init__(self, levels: LabelHierarchy, num_documents: int, calibration: Calibration) -> None:
-        super().__init__()
-        self._levels, self._calibration = levels.all_levels, calibration
-        self._step = -(-num_documents // MAX_SAMPLED)  # The sample contains every ``_step``-th document.
-        # One row per sampled document. There is one column per level with the probability of the most probable node, in
-        # percent. The last column is a bit mask of the levels whose most probable node is correct.
-        self._nodes = self._register(np.zeros((-(-num_documents // self._step), len(self._levels) + 1), np.int64))
-
-    def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
-        is_sampled = rows % self._step == 0
-        probabilities = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
-        indices = rows[is_sampled] // self._step
-        nodes, node_probs = argmax_per_level(self._levels, probabilities)
-        self._nodes[indices, :-1] = np.nan_to_num(100 * node_probs.T).astype(np.int64).clip(0, PERCENTS - 1)
-        for depth, level in enumerate(self._levels):
-            self._nodes[indices, -1] += (nodes[depth] == level.of_class[labels[is_sampled]]) << depth
-
-    def result(self) -> Calibration:
-        nodes, counts = np.unique(self._nodes, axis=0, return_counts=True)
-        rows = np.insert(nodes, -1, counts, axis=1).tolist()
-        return replace(self._calibration, nodes=tuple(" ".join(map(str, row)) for row in rows))
 
 
 def _log_softmax(logits: Logits) -> Logits:

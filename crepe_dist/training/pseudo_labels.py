@@ -82,9 +82,8 @@ def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     ``training.patience`` apply only to the student.
     """
     training = replace(config.training, epochs=None, patience=None)
-    logging = replace(config.logging, tensorboard=False)
     data = replace(data, unlabelled=None)
-    return resolve_epochs(replace(config, training=training, logging=logging), data), data
+    return resolve_epochs(replace(config, training=training), data), data
 
 
 def self_train(

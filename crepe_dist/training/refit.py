@@ -64,7 +64,8 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     all_rows = replace(data, splits={"train": train})
     ngram_config = _ngram_run_config(config, branch, shape)
     ngram_engine = build_engine(ngram_config, all_rows, group)
-    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, job, result.epoch)
+    untracked = replace(job, trackers=())
+    context = train_loop.run_epochs(ngram_config, all_rows, ngram_engine, folder.refit, untracked, result.epoch)
 
     def read() -> tuple[dict[str, Any], Arrays]:
         arrays = weights_io.decompress_all(weights_io.load(result.checkpoint), shape)
@@ -74,7 +75,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
     prefix = "" if shape == branch else f"{NGRAM_BRANCH}."
     arrays |= {f"{prefix}{name}": array for name, array in context.engine.state_dict().items()}
     engine.load_state_dict(arrays)
-    test = evaluate(engine, splits["test"], BATCH_SIZE, group, Calibration.from_metadata(metadata), data.hierarchy)
+    test = evaluate(engine, splits["test"], BATCH_SIZE, group, Calibration.from_metadata(metadata))
     figures = {"rows": len(train), "test_accuracy": result.test_accuracy}
     name = checkpoint.file_name(result.epoch, test.accuracy, is_multilabel="labels" in metadata, is_refit=True)
     test_metrics = {f"test_{metric}": value for metric, value in test.metrics().items()}
@@ -101,4 +102,4 @@ def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfi
     smoothing = config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     training = replace(config.training, patience=0, label_smoothing=smoothing)
-    return replace(config, model=model, training=training, logging=replace(config.logging, tensorboard=False))
+    return replace(config, model=model, training=training)

@@ -47,19 +47,13 @@ class SaveCallback(Callback):
             self._save()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        """Save the state if a save is due on rank 0. In either case, check that the replicas are equal.
-
-        If the run is copied to a URL, a save is always due, and the copy starts when the state is on disk.
-        """
-        context, progress, syncs = self._context, self._context.progress, self._context.job.syncs
-        is_due = self._saver.should_save(progress.step) or any(sync.needs_states for sync in syncs)
-        should_save = not progress.finished and is_due
+        """Save the state if a save is due on rank 0. In either case, check that the replicas are equal."""
+        context, progress = self._context, self._context.progress
+        should_save = not progress.finished and self._saver.should_save(progress.step)
         if context.group.broadcast_json(should_save, "save after epoch"):
             self._save()
         else:
             check_replicas(context.engine.state_dict(), context.group)
-        for sync in syncs:
-            sync.start(self._saver.save_in_progress)
 
     def on_stop(self) -> None:
         """Save the state, wait until it is on disk, and end the run.

@@ -2,7 +2,6 @@
 
 import os
 
-from crepe_dist import hardware
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
@@ -10,20 +9,14 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize, truncate_to_width
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.options import REFERENCE_BATCH_SIZE, reference_steps
 from crepe_dist.training.context import TrainContext, batch_schedule, max_batch_size
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
-# If a process has fewer documents per step than this, a larger batch is recommended. The first number is for processes
-# on CPUs. A GPU needs more documents, because each of its kernels takes a few microseconds to start.
-MIN_SHARD_SIZE, MIN_GPU_SHARD_SIZE = 8, 64
 MAX_SHOWN_HOSTS = 8  # Maximum number of host names in the line `training`.
-MAX_ADVISED_BATCH_SIZE = 16_384  # Largest batch size whose accuracy was measured (docs/how-to/many-hosts.md).
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
@@ -79,60 +72,14 @@ def _choice(config: Config, data: Dataset) -> str:
 
 def startup_warnings(context: TrainContext) -> list[str]:
     """Return the warnings to print before the first step of a run. Every rank must call this function."""
-    config, data, shape, group = context.config, context.data, context.engine.config, context.group
-    num_rows = len(data.splits["train"])
+    config, data, group = context.config, context.data, context.group
     if is_refit(data):
         return []  # The warnings were already printed before the refit.
-    is_on_cpu = context.engine.device.device_type == "cpu"
-    few_cores = warn_few_cores(group.local_size) if is_on_cpu else ""
-    small_shards = warn_small_shards(config, data, group.size, is_on_gpu=not is_on_cpu)
-    # A larger batch cannot make up for too few cores. So only one of both notes is shown, unless some processes never
-    # get a document.
-    if few_cores and max_batch_size(config, data) >= group.size:
-        small_shards = ""
-    lines = [warn_few_steps(config, num_rows, shape), few_cores, small_shards, warn_empty_classes(data)]
+    lines = [warn_empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(group.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
     lines += warn_unused_gpu(config, context.engine)
     return [line for line in lines if line]
-
-
-def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
-    """Return a warning if the run has fewer steps than the network usually needs, or "" otherwise."""
-    training, batch = config.training, config.data.batch_size
-    if training.init_from is not None:
-        return ""  # Pretrained parameters need fewer steps.
-    epochs, needed = training.num_epochs, shape.epochs_needed(num_rows, batch)
-    if epochs >= needed:
-        return ""
-    steps = pluralize(epochs * reference_steps(num_rows, batch), "step")
-    return _format_note(
-        f"{steps} of {min(batch, REFERENCE_BATCH_SIZE)} documents may be too few: {shape.title} need about "
-        f"{number(shape.min_useful_steps)} to separate the classes",
-        f"--epochs {needed}, unless this is only a trial",
-    )
-
-
-def warn_small_shards(config: Config, data: Dataset, processes: int, *, is_on_gpu: bool = False) -> str:
-    """Return a warning if even the largest batch is too small for the number of processes, or "" otherwise."""
-    least = MIN_GPU_SHARD_SIZE if is_on_gpu else MIN_SHARD_SIZE
-    batch, better = max_batch_size(config, data), min(least * processes, MAX_ADVISED_BATCH_SIZE)
-    if batch >= better or (processes == 1 and not is_on_gpu):
-        return ""
-    documents = pluralize(batch, "document")
-    if batch < processes:
-        what = f"{processes - batch} of {processes} processes never get a document of batches of at most {documents}"
-    elif processes == 1:
-        what = f"a GPU waits longer than it computes if batches have at most {documents}"
-    else:
-        what = f"{processes} processes divide batches of at most {documents}, and wait for each other longer than they "
-        what += "compute"
-    return _format_note(
-        what,
-        f"--batch-size {better}"
-        if config.data.batch_size < better
-        else f"at most {max(1, batch // least)} processes, because the batches of so few documents stay small",
-    )
 
 
 def warn_empty_classes(data: Dataset) -> str:
@@ -165,17 +112,6 @@ def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
             reason = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
             return [f"warning: {name} is not used, the CPU computes: {reason}"]
     return []
-
-
-def warn_few_cores(processes: int) -> str:
-    """Return a warning if this host runs more processes than it has cores, or "" otherwise."""
-    cores = hardware.num_cores()
-    if processes <= cores:
-        return ""
-    return _format_note(
-        f"{processes} processes share {pluralize(cores, 'core')}",
-        f"start at most {cores} on this machine, which is faster",
-    )
 
 
 def warn_leaked_rows(init_from: str, data: Dataset) -> str:

@@ -12,7 +12,6 @@ from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.resume_state import LoadedState, ResumeState
 from crepe_dist.settings.options import StateOptions
 from crepe_dist.training.context import TrainContext
-from crepe_dist.version import __version__
 
 
 def capture_state(context: TrainContext) -> ResumeState | None:
@@ -72,8 +71,6 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
     for damage in newest.damaged:
         display.print(f"skipped a damaged state: {damage}")
     display.log(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
-    if newest.version not in ("", __version__):
-        display.print(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
     backend = context.engine.backend
     if progress.precision not in ("", backend.precision):
         display.print(f"the precision changes from {progress.precision} to {backend.precision}")
@@ -145,10 +142,6 @@ class BackgroundStateSaver:
         # be missed.
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []
         return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
-
-    @property
-    def save_in_progress(self) -> Future[Path] | None:
-        return self._writing[0] if self._writing else None
 
     def should_save(self, step: int) -> bool:
         """Return whether a save is due after ``step``.

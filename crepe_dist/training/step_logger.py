@@ -29,6 +29,7 @@ class StepLogger(Callback):
     """
 
     def __init__(self, context: TrainContext, listeners: Callback) -> None:
+        self._context = context
         self._progress = context.progress
         self._metrics = context.metrics
         self._display = context.display
@@ -68,6 +69,8 @@ class StepLogger(Callback):
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
         self._metrics.log("epoch", [record])
+        for tracker in self._context.job.trackers:
+            tracker.log(self._context.run_dir, record)
 
     def on_train_end(self) -> None:
         try:

@@ -26,11 +26,9 @@ from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.branch_weight import fit_branch_weight_and_evaluate
 from crepe_dist.training.callbacks import Callback, CallbackList, WatchdogCallback
-from crepe_dist.training.chance_loss_monitor import ChanceLossMonitor
 from crepe_dist.training.context import JobContext, TrainContext, next_lr
 from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite_step
 from crepe_dist.training.eval_loop import EvaluationStopped
-from crepe_dist.training.rank_timer import RankTimer
 from crepe_dist.training.save_callback import SaveCallback
 from crepe_dist.training.startup_messages import banner, startup_warnings
 from crepe_dist.training.state_saver import BackgroundStateSaver, open_saver, restore_newest_state
@@ -56,7 +54,7 @@ def run_epochs(
     """
     context = TrainContext.create(config, data, engine, folder, job, last_epoch)
     context.display.print(banner(context))
-    context.display.print(f"run       {folder.describe()}")
+    context.display.print(f"run       {folder.path}")
     saver = open_saver(context, restore_newest_state(context))
     if context.progress.step == 0:
         context.display.print_lines(startup_warnings(context))
@@ -81,20 +79,17 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
        can wait for the disk of rank 0 in ``on_step_begin``, and for other ranks in its collectives.
     2. ``StepLogger`` logs a step before ``SaveCallback`` saves the state after this step, because the metrics files
        must contain every step before a saved state. Only rank 0 writes these files.
-    3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` passes
-       the last steps of an epoch to both callbacks before ``ProgressCallback`` removes the progress bar.
+    3. ``StepLogger`` passes the last steps of an epoch to ``ProgressCallback`` before the latter removes the progress
+       bar.
     4. ``SaveCallback`` is the only callback that raises ``StopRequested``. The callbacks before it have then already
        handled the step on this rank.
-    5. ``RankTimer`` comes last, so that its steps contain neither the other callbacks' waits before a step nor a save.
     """
     callbacks = CallbackList()
     callbacks.callbacks = [
         WatchdogCallback(context),
         StepLogger(context, callbacks),
-        ChanceLossMonitor.create(context),
         ProgressCallback(context),
         SaveCallback(context, saver, callbacks),
-        RankTimer(context),
     ]
     return callbacks
 

@@ -23,7 +23,6 @@ def open_training_data(config: Config, group: ProcessGroup, display: ProgressDis
             this error.
     """
     data = open_data(config.data.source, group, display)
-    group.run_on_all("settings and data", lambda: _check(config, data))
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
@@ -43,18 +42,6 @@ def open_training_data(config: Config, group: ProcessGroup, display: ProgressDis
         # Only rank 0 uses the encoder. The encoder is loaded here so that a run fails early if it cannot be loaded.
         group.run_on_rank0("encoder", lambda: sentence_encoder.load_sentence_encoder(name, data))
     return data
-
-
-def _check(config: Config, data: Dataset) -> None:
-    """Raise ``UserError`` if the user specified a setting that has no effect with this data set."""
-    if "validation" not in data.splits:
-        why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
-        config.refuse(
-            ["training.metric_for_best_model", *["training.refit"] * bool(config.training.refit)], why, remedy
-        )
-    if config.training.unlabelled and not data.unlabelled:
-        why = "the data have no unlabelled texts"
-        config.refuse(["training.unlabelled"], why, "prepare the data with --unlabelled FILE")
 
 
 def uses_unlabelled(config: Config, data: Dataset) -> bool:

@@ -47,15 +47,6 @@ def test_killed_while_it_scores_or_saves(trial, phase, step):
 
 
 @needs_kernels
-def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
-    by_seconds = ("--state.save-steps=null", "--state.save-seconds=0.05")
-    code, printed = trial.run(2, *by_seconds, fault=trial.fault("SIGKILL", 1, phase="save", pace=0.1))
-    assert code != 0, printed
-    assert len(harness.steps(trial.run_dir)) < 13, "no save within the epoch"
-    trial.resume()
-
-
-@needs_kernels
 def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
     """A run of three processes is killed. One process with another number of threads completes it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -78,12 +69,8 @@ def test_killed_before_the_report_was_written(trial):
 
 
 @needs_kernels
-def test_a_crash_of_one_rank_of_two_leaves_a_report(trial):
+def test_a_crash_of_one_rank_of_two_is_explained(trial):
     code, printed = trial.run(2, fault=trial.fault("raise", 15, rank=1))
     assert code == 1, printed  # The exit code of horovodrun.
     assert printed.count("unexpected failure: RuntimeError: a mistake nobody foresaw") == 1, printed
-    assert f"the traceback is in {trial.folder}/crash-report-rank1.txt" in printed
-    assert "faulty" not in printed  # A function in the traceback.
-    (report,) = trial.folder.rglob("crash-report*")
-    text = report.read_text()
-    assert all(part in text for part in ("faulty", "with a second line", "rank 1 of 2"))
+    assert "faulty" in printed  # A function in the traceback.

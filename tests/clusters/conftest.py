@@ -1,9 +1,9 @@
-"""Environments with an engine each, a Ray cluster of this machine, and the run of one process to compare with."""
+"""An environment with Ray, a Ray cluster of this machine, and the run of one process to compare with."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,20 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The ``bin`` of an environment with an engine, made from this checkout."""
-    made: dict[str, Path] = {}
-
-    def of(engine: str) -> Path:
-        if engine not in made:
-            folder = tmp_path_factory.mktemp(engine) / "venv"
-            sync = ["uv", "sync", "-q", "-p", sys.executable, "--no-default-groups"]
-            sync += [word for extra in (engine, "parquet", "remote") for word in ("--extra", extra)]
-            subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)}, check=True)
-            made[engine] = folder / "bin"
-        return made[engine]
-
-    return of
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` of an environment with Ray, made from this checkout."""
+    folder = tmp_path_factory.mktemp("ray") / "venv"
+    sync = ["uv", "sync", "-q", "-p", sys.executable, "--no-default-groups", "--extra", "ray"]
+    subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)}, check=True)
+    return folder / "bin"
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +39,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster(environment: Callable[[str], Path], data: Path, tmp_path: Path) -> Iterator[Cluster]:
-    started = Cluster(environment("ray"), data, tmp_path)
+def cluster(environment: Path, data: Path, tmp_path: Path) -> Iterator[Cluster]:
+    started = Cluster(environment, data, tmp_path)
     yield started
     started.end()

@@ -146,7 +146,6 @@ class TestPredict:
             (["few.csv"], "predict --file few.csv"),
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
-            (["--text", "x", "--text-column", "y"], "--text excludes the flags of files"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
             (["--text", "x", "--windows", "--explain"], "does not support --explain"),
             (["--text", "x", "--min-score", "0.5"], "requires a class"),
@@ -157,97 +156,48 @@ class TestPredict:
         assert message in complaint("predict", *flags, cwd=place)
 
 
-def of_data(run_dir, fingerprint: str) -> None:
-    """Change the data fingerprint of a run."""
-    identity = json.loads((run_dir / "run.json").read_text())
-    (run_dir / "run.json").write_text(json.dumps({**identity, "data": fingerprint}))
-
-
 @pytest.fixture
 def runs(place, tmp_path, monkeypatch):
-    """Current folder with three runs on different data. Run ``c`` is the newest."""
+    """Current folder with three runs. Run ``c`` is the newest."""
     (trained,) = (place / "runs").glob("*/")
     for number, name in enumerate("abc"):
         shutil.copytree(trained, tmp_path / "runs" / name)
         os.utime(tmp_path / "runs" / name / "result.json", (1, 2_000_000_000 + number))
-        of_data(tmp_path / "runs" / name, name)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
 
 
-class TestUse:
+class TestDefaultModel:
     @needs_kernels
-    def test_several_runs_need_a_choice(self, runs, complaint, printed_by):
-        for name in ("predict", "serve", "evaluate", "export"):
-            said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
-            assert said.startswith("error: runs/ has 3 runs, and no model was named\n")
-            assert "runs/c, runs/b, runs/a" in said
-            assert said.endswith("use runs/c\n")
-        with pytest.raises(UserError, match="3 runs"):
-            crepe_dist.load()
-        assert printed_by("runs").splitlines()[-1].startswith("the runs have different data")
-        assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
-        assert crepe_dist.load().path.parent.parent.name == "a"
-        assert resolve_model("b").parent.parent.name == "b"
-        assert "%" in printed_by("predict", "b", "--text", "zig")
-        printed_by("use", "b")
-        assert crepe_dist.load().path.parent.parent.name == "b"
-        (model := crepe_dist.load()).save("model")
-        printed_by("use", "model")
-        assert printed_by("runs").splitlines()[-1].startswith("model is the model of predict")
-        assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
-
-    @needs_kernels
-    def test_the_newest_run_of_the_same_data_is_used_and_named(self, runs, printed_by, capsys):
-        for name in "abc":
-            of_data(runs / name, "the same")
-        assert [line.split()[1] for line in printed_by("runs").splitlines() if line[0] == "*"] == ["runs/c", "is"]
-        for command_line in (["predict", "--text", "zig"], ["export", "--out", "out"]):
+    def test_the_newest_finished_run_is_used_and_named(self, runs, place, printed_by, capsys):
+        for command_line in (
+            ["predict", "--text", "zig"],
+            ["evaluate", "--data", place / "data" / "three"],
+            ["export", "--out", "out"],
+        ):
             capsys.readouterr()
             printed_by(*command_line)
             said = capsys.readouterr().err
             assert said.startswith("using runs/c/checkpoints/")
-            assert "(the newest run of its data; " in said
+            assert "(the newest run; " in said
         assert crepe_dist.load().path.parent.parent.name == "c"
-        printed_by("use", "runs/a")
-        printed_by("predict", "--text", "zig")
+        assert resolve_model("b").parent.parent.name == "b"
+        printed_by("predict", "b", "--text", "zig")
         assert "newest" not in capsys.readouterr().err
+        (runs / "c" / "result.json").unlink()
+        assert crepe_dist.load().path.parent.parent.name == "b"
+        for name in "ab":
+            shutil.rmtree(runs / name)
+        with pytest.raises(UserError, match="there is no finished run in runs/"):
+            crepe_dist.load()
 
     @needs_kernels
-    def test_the_data_choose_among_runs_of_different_data(self, runs, place, printed_by, complaint, capsys):
-        of_data(runs / "b", open_dataset(place / "data" / "three").fingerprint)
-        printed_by("evaluate", "--data", place / "data" / "three")
-        assert capsys.readouterr().err.startswith("using runs/b/")
-        (runs / "a" / "run.json").write_text("{")
-        assert "the runs are of different data" in complaint("evaluate", cwd=runs.parent)
-
-    @needs_kernels
-    def test_what_is_in_use_is_listed(self, runs, printed_by):
+    def test_runs_are_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()
-        stars = lambda: [line.split()[:3] for line in printed_by("runs").splitlines()]  # noqa: E731
-        listed = stars()
-        assert listed[0] == ["run", "data", "test"]
-        assert [line[0] for line in listed[1:3]] == ["runs/c", "runs/b"]
-        assert ["runs/a", "three", "–"] in listed
-        printed_by("use", "runs/b")
-        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
-        (runs / "default_model.json").unlink()
-        shutil.rmtree(runs / "b")
-        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
-
-    @needs_kernels
-    @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
-    def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
-        (runs / "default_model.json").write_text(content)
-        with pytest.raises(UserError, match=r"default_model\.json") as caught:
-            resolve_model(None)
-        assert "use RUN" in caught.value.remedy
-        assert "runs/a" in printed_by("runs")  # as the remedy says
-
-    @needs_kernels
-    def test_only_a_model_can_be_chosen(self, runs, complaint):
-        assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
-        assert not (runs / "default_model.json").exists()
+        first, *listed = (line.split() for line in printed_by("runs").splitlines())
+        assert first == ["run", "data", "test", "finished", "name"]
+        assert [line[0] for line in listed[:2]] == ["runs/c", "runs/b"]
+        assert ["runs/a", "three", "–", "no"] in listed
 
     def test_without_any_run(self, tmp_path, printed_by):
         assert "there is no run in runs/" in printed_by("runs", cwd=tmp_path)
@@ -288,8 +238,7 @@ class TestEvaluate:
         monkeypatch.chdir(place)
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
         assert resolve_model(name[:-3]) == resolve_model(f"runs/{name[:-3]}") == resolve_model(f"runs/{name}")
-        for given in (["predict", f"elsewhere/{name}"], ["compare", f"elsewhere/{name}", name]):
-            assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
+        assert f"did you mean runs/{name}?" in complaint("predict", f"elsewhere/{name}", cwd=place)
         assert "data/three is a data set, not a model" in (told := complaint("predict", "data/three", cwd=place))
         assert f"did you mean runs/{name}?" in told
         (place / "data" / "three").rename(place / "data" / "four")

@@ -55,7 +55,6 @@ def communicate(rank: int, size: int, folder: Path, faults: str) -> None:
             gone.touch()
             os._exit(0)
         communicator.wait()
-        assert communicator.all_reduce_seconds() > 0
         memory.read(array)
         digest.update(array.tobytes())
     print(digest.hexdigest())

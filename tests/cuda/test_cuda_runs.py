@@ -81,8 +81,6 @@ def test_training_needs_no_mxnet(trained, on_gpu):
     computed = json.loads(checkpoint.with_suffix(".json").read_text())["numerics"]
     assert computed == {**on_gpu.as_settings(), "device": "gpu(0)"}
     assert json.loads((folder / "result.json").read_text())["provenance"]["computes"] == str(on_gpu)
-    with cuda_emulator.for_processes(FOLDER):
-        assert "epoch 1: bit-identical" in run(command("verify", folder), folder.parent)
 
 
 @needs_kernels

@@ -19,32 +19,25 @@ FULL = 1 << 40
 
 
 @pytest.mark.parametrize(
-    ("told", "shown", "remedy"),
+    ("told", "shown"),
     [
-        ({"CUDA_VISIBLE_DEVICES": ""}, "none: CUDA_VISIBLE_DEVICES is empty", "Slurm: --gpus-per-task=1"),
-        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES=NoDevFiles names no GPU", "nvidia-smi -L"),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-6d"}, "CUDA_VISIBLE_DEVICES=MIG-6d names no GPU", "nvidia-smi -L"),
-        ({"DRIVER_GPUS": 0}, "none: the driver finds no GPU", "check nvidia-smi"),
-        ({"DRIVER_MEMORY": 2 * FULL, "DRIVER_TAKEN": FULL + 1}, " free", "nvidia-smi lists the processes"),
-        ({"DRIVER_GPUS": 2, "EMULATOR_NCCL_VERSION": 0}, "without NCCL, gradients of several GPUs", "gpus"),
-        ({"EMULATOR_FAILS": "cuDevicePrimaryCtxRetain=2"}, "other processes use its memory", "end them"),
-        ({"EMULATOR_FAILS": "cuDevicePrimaryCtxRetain=46"}, "exclusive use of the GPU", "nvidia-smi -c DEFAULT"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "none: CUDA_VISIBLE_DEVICES is empty"),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "CUDA_VISIBLE_DEVICES=NoDevFiles names no GPU"),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-6d"}, "CUDA_VISIBLE_DEVICES=MIG-6d names no GPU"),
+        ({"DRIVER_GPUS": 0}, "none: the driver finds no GPU"),
+        ({"DRIVER_GPUS": 2, "EMULATOR_NCCL_VERSION": 0}, "NCCL not found"),
     ],
 )
-def test_the_doctor_says_why_a_gpu_is_not_used(told, shown, remedy, tmp_path):
+def test_the_doctor_says_why_there_is_no_gpu_or_library(told, shown, tmp_path):
     with cuda_emulator.for_processes(**told):
-        printed = run(command("doctor", "--quick"), tmp_path)
-    lines = printed.splitlines()
-    (at,) = [number for number, line in enumerate(lines) if shown in line and line.startswith("note")]
-    assert remedy in lines[at + 1], printed
+        assert shown in run(command("doctor"), tmp_path)
 
 
 def test_a_gpu_of_the_scheduler_is_the_only_one(tmp_path):
     with cuda_emulator.for_processes(DRIVER_GPUS=4, CUDA_VISIBLE_DEVICES="2"):
-        printed = run(command("doctor", "--quick"), tmp_path)
+        printed = run(command("doctor"), tmp_path)
     assert "GPU 0 " in printed
     assert "GPU 1 " not in printed
-    assert "benchmarks/gpu.py" in printed
 
 
 @pytest.mark.parametrize(

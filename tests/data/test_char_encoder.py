@@ -221,7 +221,7 @@ def test_a_long_text_loses_its_middle_or_its_end():
 )
 def test_alphabets_that_cannot_be_are_refused(alphabet, paired):
     with pytest.raises(UserError, match="the alphabet cannot be used"):
-        CharEncoder.from_dict({**CharEncoder().to_dict(), "alphabet": alphabet, "paired": paired})
+        CharEncoder.from_dict({**CharEncoder().to_dict(), "alphabet": alphabet, "two_id_characters": paired})
 
 
 class TestFrequent:

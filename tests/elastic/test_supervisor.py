@@ -209,6 +209,6 @@ def test_the_processes_print_commands_as_the_user_types_them(monkeypatch, tmp_pa
     monkeypatch.delenv(invocation.PROGRAM_ENV)
     monkeypatch.setattr(sys, "argv", ["/env/bin/crepe", "supervise"])
     note = tmp_path / "note"
-    code = f"from crepe_dist import invocation; open({str(note)!r}, 'w').write(invocation.program_name('use'))"
+    code = f"from crepe_dist import invocation; open({str(note)!r}, 'w').write(invocation.program_name('predict'))"
     Supervise(processes=1, worker=["-c", code]).run()
-    assert note.read_text() == "crepe use"
+    assert note.read_text() == "crepe predict"

@@ -19,7 +19,6 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
-from crepe_dist.evaluating.drift_statistics import compare_proportions, effective_num_groups, sum_terms
 from crepe_dist.evaluating.rows import load_eval_rows
 from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
@@ -115,43 +114,6 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
         (tmp_path / "texts" / label / f"{number}.txt").write_text(subject + body)
     rows, scores = scored(place, str(tmp_path / "texts"), tmp_path)
     assert (scores.documents, rows.unknown, rows.invalid) == (30, {}, {})
-
-
-@needs_kernels
-def test_drift_of_unlabelled_texts(place, tmp_path, printed_by, complaint):
-    rows = tickets(100, 3, first=2000)
-    same = write(tmp_path / "same.csv", [*rows, *rows[:9]])
-    foreign = [(number, label, "Привет", f"{body} мир") for number, label, _, body in tickets(99, 4, labels=("login",))]
-    flags = ("--json", tmp_path / "drift.json", "--html", tmp_path / "drift.html", "--metrics", tmp_path / "drift.prom")
-    assert "no drift: none of" in printed_by("drift", place / "run", same, "--check", *flags)
-    found = json.loads((tmp_path / "drift.json").read_text())
-    assert (found["texts"], found["test_texts"], found["changed"]) == (100, 90, False)
-    new = write(tmp_path / "new.csv", foreign)
-    assert "error: drift: " in complaint("drift", place / "run", new, "--check", *flags, cwd=tmp_path)
-    found = {row["name"]: row for row in json.loads((tmp_path / "drift.json").read_text())["figures"]}
-    assert found["login"]["changed"]
-    unknown = found["unknown characters"]
-    assert unknown["changed"]
-    assert unknown["then"] == 0 < 0.2 < unknown["low"]
-    assert found["n-grams and words that are new"]["changed"]
-    assert 'name="unknown characters",of="changed"} 1.0' in (tmp_path / "drift.prom").read_text()
-    assert "Predicted classes" in (tmp_path / "drift.html").read_text()
-    assert "has 3 texts to compare" in run(command("drift", place / "run", "-"), tmp_path, stdin="a\nb\nc\na\n", code=1)
-
-
-def test_chance_is_no_drift():
-    def sums(count, rate):
-        part = generator.random((30, count)) < rate
-        terms = part.sum(axis=1), part.shape[1], part.sum(axis=1), part.sum(axis=1), count, count
-        return pd.DataFrame(dict(zip(("part", "whole", "aa", "ab", "bb", "texts"), terms)), names)
-
-    generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
-    alarms = [compare_proportions(sums(2000, 0.1), sums(300, 0.1), 0.0)["changed"].any() for _ in range(200)]
-    assert sum(alarms) < 20  # 6 are expected
-    assert compare_proportions(sums(2000, 0.1), sums(300, 0.25), 0.1)["changed"].all()
-    assert not compare_proportions(sums(200_000, 0.10), sums(200_000, 0.11), 0.1)[
-        "changed"
-    ].any()  # too small to matter
 
 
 @needs_kernels
@@ -342,30 +304,3 @@ def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place,
     split = rows.dataset.splits["test"]
     assert [predictor.classes[label] for label in split.labels] == labels
     assert "label" not in rows.dataset.text("test", 0)
-
-
-@pytest.mark.parametrize("sizes", [[20] * 200, [1300, *[90] * 29]], ids=["many", "few, one with a third of the texts"])
-def test_the_texts_of_a_group_are_no_independent_evidence_of_drift(sizes):
-    def draw():
-        """Draw counts of texts of each group. The mean of the rates is 0.1, and the rates differ between the groups."""
-        return generator.binomial(sizes, generator.beta(1, 9, (30, len(sizes)))).astype(float)
-
-    def sums(*terms):
-        columns = ("part", "whole", "aa", "ab", "bb", "texts")
-        return pd.DataFrame(dict(zip(columns, terms)), names)
-
-    def by_group(counts):
-        return sums(*sum_terms(counts, np.broadcast_to(sizes, counts.shape).astype(float)))
-
-    def by_text(counts):  # The part of a text is 0 or 1, and its whole is 1.
-        part, whole = counts.sum(axis=1), np.full(30, float(sum(sizes)))
-        return sums(part, whole, part, part, whole, whole)
-
-    def has_alarm(reference, current, num_groups=None):
-        return compare_proportions(reference, by_text(current), 0.0, num_groups)["changed"].any()
-
-    generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
-    num_groups = effective_num_groups(np.repeat(np.arange(len(sizes)), sizes))
-    samples = [(draw(), draw()) for _ in range(30)]
-    assert sum(has_alarm(by_text(reference), current) for reference, current in samples[:10]) > 6
-    assert sum(has_alarm(by_group(reference), current, num_groups) for reference, current in samples) < 3

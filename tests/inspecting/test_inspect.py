@@ -62,7 +62,7 @@ def read(path):
 @needs_kernels
 def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     def quick(settings, folder):
-        return train_in_subprocess({**settings, **QUICKLY}, folder)
+        train_in_subprocess({**settings, **QUICKLY}, folder)
 
     monkeypatch.setattr(out_of_fold, "train_in_subprocess", quick)
     monkeypatch.chdir(place)

@@ -11,7 +11,6 @@ import pytest
 
 from tests.chaos import harness
 from tests.conftest import needs_kernels
-from tests.helpers.background import free_port
 from tests.helpers.needs import needs
 from tests.launchers.conftest import flags
 from tests.launchers.slurm import Slurm, slurm
@@ -115,13 +114,6 @@ def test_a_mistake_of_the_user_is_not_repeated(cluster, tmp_path):
     job = Job(cluster, tmp_path, [], pace=0, worker="exit 1")
     assert job.wait()["JobState"] == "FAILED"
     assert job.state["Restarts"] == "0"
-
-
-def test_srun_starts_the_doctor_on_both_nodes(cluster, tmp_path):
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(ROOT)}
-    words = ["env", *map("=".join, variables.items()), sys.executable, "-m", "crepe_dist", "doctor"]
-    printed = cluster("srun", *SIZE, f"--chdir={tmp_path}", *words, f"--run-dir={tmp_path}")
-    assert printed.splitlines()[-1].startswith("ready: 2 processes on 1 host")
 
 
 def test_after_the_loss_of_a_node_slurm_queues_the_job_again(cluster, data, tmp_path, unbroken, monkeypatch):

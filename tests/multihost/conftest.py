@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,16 +32,6 @@ class Run:
         self, network: Network, run_dir: Path, data: Path, slots: int, *more: str, plan: dict[str, Any] | None = None
     ) -> None:
         arguments = harness.command(run_dir, data, 1, f"--safety.watchdog-s={LIMIT}", *more)
-        self._start(network, slots, arguments, plan)
-
-    @classmethod
-    def of_program(cls, network: Network, *words: str, slots: int = 2) -> "Run":
-        """Run another program of Python on each host."""
-        run = cls.__new__(cls)
-        run._start(network, slots, [sys.executable, *words])
-        return run
-
-    def _start(self, network: Network, slots: int, arguments: list[str], plan: dict[str, Any] | None = None) -> None:
         self._log = network.folder / "printed.txt"
         self._processes = []
         hosts = [host for host in network.hosts for _ in range(slots)]

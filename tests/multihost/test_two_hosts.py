@@ -100,20 +100,3 @@ def test_a_host_that_is_not_like_the_other(data: Path, tmp_path: Path, network: 
     for text in ("the processes disagree on the installed packages", "(host hostb) has crepe_dist's sources"):
         assert printed.count(text) == 1, printed
     assert not (tmp_path / "run" / "result.json").exists()
-
-
-@needs_kernels
-def test_doctor_compares_two_hosts(tmp_path: Path, network: Network) -> None:
-    """The folder of runs is shared at first, and then another one on the second host."""
-    flags = ("doctor", "--run-dir", str(tmp_path / "shared" / "runs"))
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "own").mkdir()
-    code, printed = Run.of_program(network, "-m", "crepe_dist", *flags).end()
-    assert code == 0, printed
-    assert "ready: 4 processes on 2 hosts can train together (not tried)" in printed
-    assert re.search(r"0 and 1 +hosta .* ok .*\n2 and 3 +hostb .* ok ", printed), printed
-    network.hosts[1].replace(tmp_path / "shared", tmp_path / "own")
-    code, printed = Run.of_program(network, "-m", "crepe_dist", *flags).end()
-    assert code == 1, printed
-    assert "is not the same folder as on rank 0 [rank 2 (host hostb) and rank 3 (host hostb)]" in printed
-    assert [path.name for path in tmp_path.rglob("own/*")] == []

@@ -19,7 +19,6 @@ SMALL = [
     "--embedding-rows=512",
     "--width=8",
     "--buckets=64",
-    "--blocks=1",
     "--epochs=1",
 ]
 DOCUMENTS = np.array([100, 100, 200])

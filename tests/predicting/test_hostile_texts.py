@@ -119,7 +119,7 @@ def readings(model, table, folder):
     )
     runtime = runpy.run_path(str(source))["Classifier"]
     classifier = object.__new__(runtime)
-    classifier.metadata = {"beside": model.composition.to_dict().get("beside", [])}
+    classifier.metadata = {"feature_columns": model.composition.to_dict().get("feature_columns", [])}
     composed = [classifier._composed(record) for record in records]
     found["onnx"] = [
         bytes(model.encoding.encode([text])[0]) if text[: len(text) - 2 * len(names)].strip() else None

@@ -127,11 +127,6 @@ def test_only_training_labels_are_corrected_by_default_and_no_row_changes_its_sp
         assert any("of the test split" in warning["what"] for warning in warnings) == (correct == "all")
 
 
-def test_a_choice_of_splits_needs_a_list(data, tmp_path):
-    with pytest.raises(UserError, match="correct= has no effect without corrections"):
-        prepared(tmp_path, correct="all")
-
-
 def prepared(folder, **options):
     crepe_dist.prepare(folder / "rows.csv", folder / "after", overwrite=True, **options)
     return open_dataset(folder / "after")

@@ -75,8 +75,7 @@ def check(name: str, words: list[str]) -> None:
     if name == "supervise":
         words = cli.build_parser(name).parse_known_args(words)[1]
     if name in ("supervise", "train"):
-        # The settings that tune has written are not in the repository.
-        parse([word.replace("tune/reviews/best.yaml", "configs/smoke.yaml") for word in words])
+        parse(words)
     else:
         cli.command_class(name).parsed(words)
 

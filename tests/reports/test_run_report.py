@@ -1,4 +1,4 @@
-"""Reports of runs, model cards, and comparisons of runs."""
+"""Reports of runs, and model cards."""
 
 import errno
 import json
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist.commands import compare
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -23,12 +22,10 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
-from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import History
 from crepe_dist.runs.record import open_run
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
-from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, needs_kernels, write_rows
@@ -41,7 +38,7 @@ NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A data set with hostile names and texts, and two runs with different seeds, ``one`` and ``two``."""
+    """A data set with hostile names and texts, and a run, ``one``."""
     folder = tmp_path_factory.mktemp("reported")
     generator = random.Random(0)
     rows = [("label", "text")]
@@ -51,9 +48,8 @@ def place(tmp_path_factory):
     write_rows(folder / "rows.csv", rows)
     spec = PreparationSpec(CharEncoder(feature_len=FEATURE_LEN), SplitOptions(0.3, 0.1))
     prepare(find_sources([str(folder / "rows.csv")]), folder / "data", spec)
-    for seed, name in enumerate(("one", "two")):
-        more = [f"--seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
-        crepe_dist.train.train(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
+    flags = ["--data", str(folder / "data"), "--run-dir", str(folder / "one"), *QUICK, "--logging.report=true"]
+    crepe_dist.train.train(parse(flags))
     return folder
 
 
@@ -82,27 +78,15 @@ class TestReport:
         shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
         assert str(shown).split()[1] in text
 
-    def test_is_a_function_of_the_folder_and_the_data(self, place, copy, printed_by):
+    def test_is_a_function_of_the_folder_and_the_data(self, place, copy):
         pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
-        printed_by("report", copy)
+        (copy / "report.html").unlink()
+        list(run_page.write_for(RunDir(copy), open_dataset(place / "data"), print))
         again = [
             (copy / name).read_text().replace(str(copy), str(place / "one"))
             for name in ("report.html", "model_card.md")
         ]
         assert again == pages
-
-    def test_without_the_data(self, copy, place, printed_by):
-        result = json.loads((copy / "result.json").read_text())
-        result["provenance"]["data"] = "gone"
-        write_sealed_json(copy / "result.json", checkpoint.RESULT_FORMAT, result)
-        assert "the report has no texts: gone is not a prepared data set" in printed_by("report", copy)
-        assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
-        printed_by("report", copy, "--data", place / "data")
-        assert "cannot be shown" not in (copy / "report.html").read_text()
-
-    def test_of_other_data_is_refused(self, copy, data, printed_by):
-        with pytest.raises(UserError, match="is not the data of this run"):
-            printed_by("report", copy, "--data", data)
 
     def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
         said: list[str] = []
@@ -129,7 +113,7 @@ class TestReport:
         scores = replace(made_up(count, generator), is_correct=None)
         record = open_run(place / "one")
         about = {**record.metadata, "classes": [f"class {number}" for number in range(count)]}
-        markup = run_page.page(replace(record, metadata=about, scores={"test": scores}, result=None), [], "gone")
+        markup = run_page.page(replace(record, metadata=about, scores={"test": scores}, result=None), [])
         text = checked(markup).text
         assert "class 1" in text
         assert (">other classes<" in markup) == (count > 30)
@@ -138,7 +122,7 @@ class TestReport:
     def test_warns_of_what_novices_overlook(self, place):
         record = open_run(place / "one")
         epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
+            {**record.history.epochs[0], "epoch": number, "validation_loss": loss}
             for number, loss in enumerate((1.0, 0.5, 0.9), 1)
         ]
         history = replace(record.history, epochs=epochs)
@@ -212,16 +196,6 @@ class TestCurves:
         assert (f">accuracy (axis from {start} %)</text>" in markup) == (start > 0)
 
 
-def test_the_times_of_ranks_are_drawn_if_there_are_several():
-    for count in (1, 3):
-        history = course([1.0] * 10, (0.5,))
-        times = {f"{name}_ms": [1.0] * count for name in ("compute", "data", "exchange")}
-        history.add({"event": "ranks", "step": 9, "steps": 9, "hosts": ["a"] * count, **times})
-        curves = run_page._curves(history, 1, "accuracy")
-        assert ("ranks" in curves) == (count > 1)
-    assert all(f">{name}</text>" in curves["ranks"] for name in ("compute", "data", "exchange", "ms per step"))
-
-
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 
 
@@ -252,51 +226,6 @@ class TestLook:
         assert faint == []
         assert beyond <= 0
         assert narrow == []
-
-
-@needs_kernels
-class TestCompare:
-    def test_one_table_with_intervals_and_below_it_the_settings_that_differ(self, place, monkeypatch, printed_by):
-        monkeypatch.setenv("COLUMNS", "120")
-        first, one, two, differences, *_ = printed_by("compare", place / "one", place / "two").splitlines()
-        assert first.split("  ")[0] == "run"
-        accuracies = [percent(open_run(place / name).metrics["test_accuracy"]) for name in ("one", "two")]
-        assert one.split()[:3] == ["one", *accuracies[0].split()]
-        assert two.split()[:3] == ["two", *accuracies[1].split()]
-        assert " ± " in two
-        assert differences == "two: training.seed 1, logging.report False"
-
-    def test_the_difference_counts_documents_that_one_alone_gets_right(self, place):
-        one = open_run(place / "one")
-        right = np.ones(120, bool)
-        wrong = right.copy()
-        wrong[:12] = False
-        scores = one.multiclass_test_scores
-        assert scores is not None
-        first, second = (
-            replace(
-                one,
-                metadata={**one.metadata, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
-                scores={"test": replace(scores, is_correct=bits)},
-            )
-            for bits in (wrong, right)
-        )  # fmt: skip
-        assert compare.row(second, first)[3] == "+10.00 ± 5.37"  # 1.96 √(0.1 · 0.9 / 120)
-        assert compare.row(replace(first), first)[3] == "+0.00 ± 0.00"
-        other = replace(second, metadata={**second.metadata, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert compare.row(other, first)[3] == "–"
-
-    def test_a_loss_of_an_earlier_version_is_marked(self, place):
-        one = open_run(place / "one")
-        test = one.multiclass_test_scores
-        assert test is not None
-        now = replace(one, scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))})
-        before = {name: value for name, value in one.metrics.items() if name != "test_uncalibrated_loss"}
-        metrics = {**before, "test_uncalibrated_loss": 1.0}
-        now = replace(now, metadata={**one.metadata, "metrics": metrics})
-        earlier = replace(now, metadata={**one.metadata, "metrics": before})
-        assert compare.row(earlier, now)[5] == f"{metrics['test_loss']:.4f}*"
-        assert compare.row(now, now)[5] == f"{metrics['test_loss']:.4f}"
 
 
 class TestNumbers:

@@ -5,25 +5,10 @@ import pytest
 from crepe_dist.runs.metrics import MAX_POINTS, History, loss_of
 
 
-def test_records_of_earlier_versions_are_read():
-    """In records of earlier versions, ``loss`` is the loss at temperature 1."""
-    old = {"validation_loss": 2.0, "validation_fitted_loss": 1.0, "validation_fitted_loss_error": 0.5}
-    assert loss_of(old, "validation") == (1.0, 0.5)
+def test_the_loss_of_a_split():
     assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)
     assert loss_of({"test_loss": 1.0}, "test") == (1.0, 0.0)
     assert loss_of({}, "test") == loss_of({"test_loss": float("nan")}, "test") == (float("inf"), 0.0)
-
-
-def test_times_of_ranks_are_averaged_until_the_ranks_change():
-    history = History()
-    for steps, hosts, compute in ((1, ["a", "b"], [2.0, 2.0]), (3, ["a", "b"], [6.0, 10.0]), (9, ["a"], [1.0])):
-        others = {"data_ms": [0.0] * len(hosts), "exchange_ms": [1.0] * len(hosts)}
-        record = {"event": "ranks", "step": 1, "steps": steps, "hosts": hosts, "compute_ms": compute, **others}
-        history.add(record)
-        if steps == 3:
-            assert history.rank_times == {"compute_ms": [5.0, 8.0], "data_ms": [0.0, 0.0], "exchange_ms": [1.0, 1.0]}
-    assert history.hosts == ["a"]
-    assert history.rank_times == {"compute_ms": [1.0], "data_ms": [0.0], "exchange_ms": [1.0]}
 
 
 def test_a_long_run_is_thinned():

@@ -70,25 +70,6 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
     assert number > 5
 
 
-def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
-    def choose(name=None, **more):
-        return select_run_dir_on_rank0(Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint")
-
-    assert choose().name == ""
-    assert choose("baseline").describe() == f"baseline ({tmp_path / 'run'})"
-    written = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
-    assert choose().name == choose("baseline").name == "baseline"
-    assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == written
-    assert choose("ünïcode 🎈").name == "ünïcode 🎈"
-    fresh = choose(fresh=True)
-    assert fresh.path.name == "run-2"
-    assert fresh.name == ""
-    for damaged in ("name: [1]", 'name: "\\e[31m"', "{", f"name: {'x' * 81}"):
-        (fresh.path / "config.yaml").write_text(damaged)
-        assert fresh.name == ""
-    assert choose().name == ""  # The newer of the two runs.
-
-
 @pytest.mark.parametrize("model", ["{}", "{network: ngrams}"])
 def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
@@ -155,7 +136,7 @@ class TestWhichFolder:
 
     def test_runs_are_named_by_data_and_settings(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        given: tuple[list[str], ...] = ([], ["--logging.tensorboard=false"], ["--seed=1"])
+        given: tuple[list[str], ...] = ([], ["--logging.report=false"], ["--seed=1"])
         names = {select_run_dir_on_rank0(parse(more), "data", "f").path.name for more in given}
         assert len(names) == 2  # what it logs decides nothing
         assert all(name.startswith("data-") for name in names)

@@ -14,13 +14,6 @@ from crepe_dist.runs.scores import (
 )
 
 
-def test_scores_of_earlier_versions_are_read():
-    scores = MulticlassScores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
-    assert MulticlassScores.from_dict(scores.to_dict()).uncalibrated_loss == 0.7
-    old = MulticlassScores.from_dict(scores.to_dict("uncalibrated_loss"))
-    assert (old.loss, old.uncalibrated_loss, "uncalibrated_loss" in old.metrics()) == (0.5, None, False)
-
-
 def test_calibration_error_by_hand():
     reliability = np.zeros((BINS, 3), np.int64)
     reliability[-1] = 80, 60, 76 * MILLION  # says 95 %, is right in 75 %

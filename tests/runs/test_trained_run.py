@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-import crepe_dist.train
-from crepe_dist.runs import checkpoint, resume_state
-from crepe_dist.sealed_json import write_sealed_json
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings.config import parse
 from tests import conftest
 from tests.chaos import harness
@@ -27,7 +25,7 @@ def train(data, run_dir, *more):
 def finished(data, tmp_path_factory):
     """A run of two epochs with seven steps each, and its standard output."""
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    return run_dir, train(data, run_dir, "--logging.tensorboard=true")
+    return run_dir, train(data, run_dir)
 
 
 class TestFilesOfARun:
@@ -66,18 +64,15 @@ class TestFilesOfARun:
         run_dir, _ = finished
         events = EventAccumulator(str(run_dir / "tensorboard"))
         events.Reload()
-        assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run_dir))
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
-        assert [event.value for event in events.Scalars("epoch/test_accuracy")] == pytest.approx(accuracies)
+        assert [event.value for event in events.Scalars("test_accuracy")] == pytest.approx(accuracies)
 
     def test_the_resolved_settings_are_saved_and_can_be_used_again(self, finished):
         run_dir, _ = finished
         saved = yaml.safe_load((run_dir / "config.yaml").read_text())
         assert saved["data"]["batch_size"] == 50
         identity = {
-            "batches": "growing",
             "batch_size": 50,
-            "case_noise": 0.2,
             "typos": 0.0,
             "model": saved["model"],
             "optimizer": saved["optimizer"],
@@ -95,7 +90,7 @@ class TestFilesOfARun:
 
     def test_the_same_command_reports_a_finished_run(self, data, finished):
         run_dir, first = finished
-        again = train(data, run_dir, "--logging.tensorboard=true")
+        again = train(data, run_dir)
         assert "is finished" in again
         assert again.splitlines()[-1] == first.splitlines()[-1]
 
@@ -126,12 +121,9 @@ class TestFilesOfARun:
         for state_before in older:
             shutil.rmtree(state_before)
         assert {path.stat().st_mode for path in newest.iterdir()} == {(run_dir / "run.json").stat().st_mode}
-        manifest = newest / resume_state.MANIFEST
-        write_sealed_json(manifest, resume_state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
         (best,) = (run_dir / "checkpoints").glob("crepe_epoch_1_*.params")
         kept = best.rename(run_dir / "kept")
         assert f"the checkpoint {best} is gone" in complaint("train", *flags, cwd=data.parent)
         kept.rename(best)
-        printed = train(data, run_dir)
-        assert f"saved by crepe_dist 0.0.1; version {crepe_dist.__version__} continues the run" in printed
+        train(data, run_dir)
         assert losses(run_dir) == losses(finished[0])

@@ -63,12 +63,12 @@ def test_the_best_checkpoints_of_all_saved_states_are_kept():
         ([(1.0, 0.3), (0.95, 0.3), (0.89, 0.3), (0.85, 0.3)], 3, 2),  # what is gained bit by bit adds up
     ],
 )
-def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):
+def test_a_later_epoch_is_better_unless_its_loss_is_higher_but_no_improvement(epochs, best, improved):
     waiting = len(epochs) - 1 - improved
     choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=waiting, num_epochs=9)
     course = progress("validation", *((0.7, 9.0 + epoch) for epoch in range(len(epochs))))
     for record, (loss, error) in zip(course.epochs, epochs):
-        record.update(validation_fitted_loss=loss, validation_fitted_loss_error=error)
+        record.update(validation_loss=loss, validation_loss_error=error)
     assert choice.best_epoch(course)["epoch"] == best
     assert choice.is_last(course) == (waiting > 0)
     assert not replace(choice, patience=waiting + 1).is_last(course)
@@ -96,5 +96,5 @@ def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
     choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=0, num_epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
     for record in course.epochs:
-        record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)
+        record.update(validation_loss=1.0, validation_loss_error=0.3)
     assert choice.best_epoch(course)["epoch"] == 1

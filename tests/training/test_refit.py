@@ -25,7 +25,7 @@ SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=
 
 def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3, **more: Any) -> Path:
     """Prepare 400 texts as ``data``. The test split has 80 texts."""
-    rows, labels = table(400, 1, several=several), "several" if several else "one"
+    rows, labels = table(400, 1, several=several), "multilabel" if several else "single"
     crepe_dist.prepare(rows, folder / "data", validation=validation, feature_len=48, labels=labels, **more)
     return folder
 

@@ -5,34 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist import hardware
 from crepe_dist.data.targets import SINGLE_LABEL, Targets
-from crepe_dist.networks.crepe.config import CrepeConfig
-from crepe_dist.networks.ngrams.config import NGramConfig
-from crepe_dist.networks.paper.config import PaperConfig
-from crepe_dist.settings.config import parse
-from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMonitor
-from crepe_dist.training.display import Throughput
-from crepe_dist.training.startup_messages import (
-    startup_warnings,
-    warn_empty_classes,
-    warn_few_cores,
-    warn_few_steps,
-    warn_small_shards,
-)
-
-CREPE = CrepeConfig(69, 192, 4, 6, 4096, 36, 1024, embedding_maxn=5, embedding_rows=1024, width=32, blocks=2, stride=1)
-PAPER = PaperConfig(69, 192, 4, 128, 512)
-NGRAMS = NGramConfig(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
-
-
-def test_what_is_advised_is_enough():
-    for rows in (1, 7, 50, 1_050, 16_000):
-        for shape in (CREPE, PAPER, NGRAMS):
-            epochs = shape.epochs_needed(rows, 64)
-            assert not warn_few_steps(parse([f"--epochs={epochs}"]), rows, shape)
-            assert epochs == 1 or f"--epochs {epochs}" in warn_few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
-    assert not warn_few_steps(parse(["--epochs=1", "--init-from=runs/other"]), 500, PAPER)
+from crepe_dist.training.startup_messages import warn_empty_classes
 
 
 def test_classes_without_rows():
@@ -43,71 +17,3 @@ def test_classes_without_rows():
 
     assert noted(0, 0, 2).split("\n")[0].endswith("of 1 class: b")
     assert noted(0, 1, 2) == ""
-
-
-def test_cores(monkeypatch):
-    monkeypatch.setattr(hardware, "num_cores", lambda: 2)
-    assert warn_few_cores(2) == ""
-    assert (
-        warn_few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
-    )
-
-
-def test_a_batch_for_many_processes():
-    def warning(processes: int, rows: int = 10**6, batch_size: int = 1024, *, is_on_gpu: bool = False) -> str:
-        data: Any = SimpleNamespace(splits={"train": range(rows)})
-        config = parse([f"--batch-size={batch_size}", "--epochs=3"])
-        return warn_small_shards(config, data, processes, is_on_gpu=is_on_gpu)
-
-    assert warning(128) == warning(1, batch_size=1) == warning(10**5, batch_size=16_384) == ""
-    assert "--batch-size 2048" in warning(256)
-    assert "at most 64 documents" in (small := warning(16, rows=500))
-    assert "at most 8 processes" in small
-    assert "2 of 5 processes never get a document" in warning(5, batch_size=3)
-    assert warning(16, is_on_gpu=True) == ""
-    assert "--batch-size 256" in warning(4, batch_size=4, is_on_gpu=True)
-    assert "at most 1 document\n" in warning(1, batch_size=1, is_on_gpu=True)
-
-
-def test_a_host_without_enough_cores_and_a_process_without_documents_are_both_noted(monkeypatch):
-    def notes(*flags: str) -> str:
-        engine = SimpleNamespace(config=NGRAMS, device=SimpleNamespace(device_type="cpu"))
-        targets = Targets(SINGLE_LABEL, np.arange(10**5, dtype=np.int32) % 4, 4)
-        splits = {"train": type("Split", (list,), {"targets": targets})(range(10**5))}
-        data = SimpleNamespace(classes=list("abcd"), splits=splits, manifest={"splits": {}})
-        group = SimpleNamespace(size=5, local_size=5)
-        context: Any = SimpleNamespace(config=parse(["--epochs=3", *flags]), data=data, engine=engine, group=group)
-        return "\n".join(startup_warnings(context))
-
-    monkeypatch.setattr(hardware, "num_cores", lambda: 2)
-    assert "5 processes share 2 cores" in notes()
-    assert "documents" not in notes()
-    assert "5 processes share 2 cores" in (both := notes("--batch-size=3"))
-    assert "2 of 5 processes never get a document" in both
-
-
-class TestChanceLossMonitor:
-    def warnings(self, losses):
-        """Return the steps with a warning, and the monitor."""
-        steps: list[int] = []
-        warned: list[str] = []
-        monitor = ChanceLossMonitor(1.0, parse(["--epochs=5"]), warned.append)
-        for step, loss in enumerate(losses, 1):
-            before = len(warned)
-            monitor.on_log([{"step": step, "loss": loss}], Throughput(1.0, 1.0, 0.0))
-            steps += [step] * (len(warned) - before)
-        monitor.on_train_end()
-        return steps, warned
-
-    def test_a_run_that_learns_gets_no_warning(self):
-        assert self.warnings(np.linspace(1.0, 0.5, 2 * CHECK_INTERVAL)) == ([], [])
-
-    def test_a_plateau_gets_one_warning(self):
-        steps, warned = self.warnings([1.0] * (2 * CHECK_INTERVAL))
-        assert steps == [CHECK_INTERVAL]
-        assert len(warned) == 1
-
-    def test_a_run_that_is_too_short_for_a_check_gets_the_warning_at_its_end(self):
-        steps, (warning,) = self.warnings([1.0] * 7)
-        assert steps == []
-        assert "after 7 steps" in warning

@@ -5,21 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.dataset import open_dataset
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training import context
 from crepe_dist.training.context import lr_at, next_lr
-from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from tests import conftest
-from tests.conftest import FEATURE_LEN, NGRAMS, PAPER, QUICK, needs_kernels, prepare_small, records
+from tests.conftest import NGRAMS, PAPER, QUICK, needs_kernels, records
 
 
 def train(data, run_dir, *more):
@@ -41,19 +37,6 @@ class TestOptions:
         assert [record["epoch"] for record in epochs] == [1, 2, 3]
         assert (result["epoch"], result["chosen_by"]) == (3, "validation split")
         assert Path(result["checkpoint"]).name == epochs[2]["checkpoint"]
-
-    def test_clipping_limits_the_step(self, tmp_path):
-        """With SGD without momentum, the norm of the first update is the learning rate times ``clip_norm``."""
-        data = prepare_small(tmp_path, CharEncoder(feature_len=FEATURE_LEN), train_rows=60)
-        more = [*PAPER, "--momentum=0", "--weight-decay=0"]
-        whole = ["--batch-size=60", "--epochs=1", "--learning-rate=1"]
-        train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
-        after = crepe_dist.load(tmp_path / "clipped").engine.arrays
-        start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
-        shape = select_network_config(start.model, open_dataset(data))
-        before = {name: each.data for name, each in initial_parameters(start, shape).items()}
-        norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
-        assert norm == pytest.approx(0.001, rel=0.01)
 
     @needs_kernels
     def test_a_weight_of_a_class_that_is_not_there(self, data, tmp_path, complaint):
@@ -85,7 +68,7 @@ class TestSchedule:
         assert [lr_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
 
     def test_a_run_goes_through_the_whole_schedule(self):
-        config = parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"])
+        config = parse(["--epochs=2", "--learning-rate=1"])
         positions = [TrainerState(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
         rates = [next_lr(config, progress, num_rows=100) for progress in positions]
         assert rates == pytest.approx([1, 0.5, 0])

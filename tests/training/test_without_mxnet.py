@@ -13,7 +13,7 @@ from tests.helpers.programs import program
 
 # Folder of a sitecustomize.py that hides both packages.
 FOLDER = Path(__file__).parents[1] / "helpers" / "without_mxnet"
-MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.9"
+MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.11"
 
 
 @pytest.fixture
@@ -45,12 +45,11 @@ def test_a_run_resumes_without_it_to_the_same_bits(data, trained, tmp_path, requ
 
 
 @needs_kernels
-def test_it_trains_verifies_predicts_and_fits(data, trained, tmp_path, hidden):
+def test_it_trains_predicts_and_fits(data, trained, tmp_path, hidden):
     train = harness.command(tmp_path / "run", data, 1, module="crepe_dist.train")
     code, printed = harness.run(train, tmp_path)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", trained)
-    assert "bit-identical" in run(command("verify", tmp_path / "run"), tmp_path)
     printed = run(program("helpers/fit_and_predict.py", trained, "cpu"), tmp_path)
     (rankings,), labels, imported = json.loads(printed.splitlines()[-1])
     assert [max(ranking, key=ranking.get) for ranking in rankings] == ["first", "second", "third"] * 2

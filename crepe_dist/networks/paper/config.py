@@ -51,7 +51,6 @@ class PaperConfig(NetworkConfig):
     class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
     transferable_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
     accepts_any_length: ClassVar[bool] = False
-    min_useful_steps: ClassVar[int] = 1000
     batch_growth: ClassVar[int] = 512
     default_epochs: ClassVar[int] = 5
     max_default_epochs: ClassVar[int] = 20
