@@ -123,7 +123,6 @@ def build_dataset(
     # If a split has its own files, no rows are drawn for it.
     fractions: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in splits_with_files}
     given_split = split_of_file[collected.rows["file"]]
-    given_split[collected.lacks_label] = UNLABELLED
     names, known_labels = _find_classes(spec, collected, given_split)
     grouping = None
     if group_columns := spec.read_options.columns.groups:

@@ -5,7 +5,7 @@ from typing import Any
 
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.formatting import join_words, number, percent, pluralize
+from crepe_dist.formatting import number, percent, pluralize
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
 from crepe_dist.settings.options import MIN_FEATURE_LEN
@@ -39,14 +39,6 @@ def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
             f"{corrected['first_stale']}",
             "inspect this data again, or prepare it with the sources and flags of the data set that was inspected",
         )
-    changed = corrected.get("splits", {})
-    if held_out := {split: count for split, count in changed.items() if split != "train" and count}:
-        labels = join_words([f"{pluralize(count, 'label')} of the {split} split" for split, count in held_out.items()])
-        yield (
-            f"{corrected['file']} changed {labels}",
-            "if a model suggested these labels, similar models get too high a score",
-            "use --correct all only if a person has read each of these texts, otherwise leave it out",
-        )
     if count := reasons.get(NOT_UTF_8, 0):
         verb = "is" if count == 1 else "are"
         yield (
@@ -66,8 +58,7 @@ def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
         yield (
             f"{pluralize(absent, 'row')} without a label {'is' if absent == 1 else 'are'} left out",
             f"{number(summary['rows']['read'])} rows were read, and training needs a label for each",
-            "if this is intended, do nothing; --keep-unlabelled uses these rows as unlabelled texts; otherwise fill in "
-            "the labels, or name their column with --label",
+            "if this is intended, do nothing; otherwise fill in the labels, or name their column with --label",
         )
     if UNLABELLED in summary and "validation" not in summary["splits"]:
         yield (
@@ -112,15 +103,14 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             "a network learns little from so few rows: "
             + ", ".join(small[:MAX_SHOWN])
             + " …" * (len(small) > MAX_SHOWN),
-            "collect more rows, or merge these classes with others"
-            + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
+            "collect more rows, or merge these classes with others",
         )
     if max(train) > 0.9 * sum(train):
         yield (
             f"{percent(max(train), sum(train))} of the training rows belong to one class, "
             f"{classes[train.index(max(train))]}",
             "a model that always predicts this class gets a high accuracy without learning anything",
-            "read the scores per class, or reduce the large class with --max-per-class",
+            "read the scores per class, or give fewer rows of the large class",
         )
 
 

@@ -46,8 +46,6 @@ AUTO = "auto"
 STANDARD = "standard"
 # Values of --labels, mapped to the kind of labels that manifests store.
 LABELS_CHOICES = {"single": SINGLE_LABEL, "multilabel": MULTILABEL, "soft": SOFT}
-# Values of --correct.
-CORRECT_CHOICES = TRAINING, ALL = "train", "all"
 
 
 class FileOrFraction(ValueType):
@@ -110,15 +108,8 @@ class PreparationFlags(ColumnFlags, Command):
     corrections: Path | None = setting(
         None,
         "CSV file of corrected labels: the label_errors.csv of `inspect`, which you may edit. Its labels replace the "
-        "labels of the source.",
+        "labels of training rows.",
         PATH_ARGUMENT,
-    )
-    correct: str | None = setting(
-        None,
-        "Splits whose labels --corrections may change. train: only the training split, because a model that "
-        "suggested labels of the test split would get too high a score on this split. all: also the validation and "
-        "test splits. Choose all only if a person has read every row of the list. Default: train.",
-        Choice(CORRECT_CHOICES),
     )
     test: Any = setting(
         None,
@@ -139,24 +130,13 @@ class PreparationFlags(ColumnFlags, Command):
         "and folders named unlabelled* in the sources.",
         Repeated(NON_EMPTY),
     )
-    keep_unlabelled: bool = setting(
-        False, "Use the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out."
-    )
-    stratified: bool = setting(
-        False, "Draw the splits from each class separately, so that the class has the same proportion in all splits."
-    )
-    max_per_class: int | None = setting(
-        None,
-        "Maximum number of rows per class. Larger classes are randomly subsampled. Default: no maximum.",
-        int_range(1, 10**12),
-    )
     dedupe: str | None = setting(
         None,
         "Leave out repeated texts. no: keep all texts. exact: compare the texts as they are. near: ignore case, "
         f"spaces and punctuation. Default: {SAMPLE_DEDUPE} for `sample`, otherwise no.",
         Choice(DEDUPE),
     )
-    seed: int = setting(0, "Random seed of the sampling and of the splits.", int_range(0, (1 << 32) - 1))
+    seed: int = setting(0, "Random seed of the splits.", int_range(0, (1 << 32) - 1))
     mode: str = setting(
         AUTO,
         "Encoding of the texts. auto: marked if the use of capital letters indicates the class, otherwise paper. "
@@ -244,9 +224,6 @@ class PreparationFlags(ColumnFlags, Command):
             UserError: Flags contradict each other, or the file of a flag cannot be read.
         """
         options = self._read_options()
-        corrections = None
-        if self.corrections is not None:
-            corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         is_fixed = self.alphabet not in (None, AUTO, STANDARD)
@@ -259,10 +236,7 @@ class PreparationFlags(ColumnFlags, Command):
             test=self.test if isinstance(self.test, float) else 0.2,
             validation=self.validation if isinstance(self.validation, float) else None,
             seed=self.seed,
-            stratified=self.stratified,
-            max_per_class=self.max_per_class,
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
-            keep_unlabelled=self.keep_unlabelled,
         )
         # Mode notebook exists for the published weights of the original notebook. These weights require the standard
         # alphabet.
@@ -275,7 +249,7 @@ class PreparationFlags(ColumnFlags, Command):
             fit_mode=self.mode == AUTO and not is_fixed,
             fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
             max_bad=self.max_bad,
-            corrections=corrections,
+            corrections=None if self.corrections is None else read_corrections(self.corrections),
         )
 
     def _read_options(self) -> ReadOptions:
@@ -321,9 +295,6 @@ class PreparationFlags(ColumnFlags, Command):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
-        elif kind != SINGLE_LABEL and (self.stratified or self.max_per_class is not None):
-            problem = f"--labels {choice} cannot be combined with --stratified or --max-per-class: "
-            problem += "these flags need exactly one class per row"
         if problem:
             raise UserError(
                 problem,

@@ -125,7 +125,7 @@ def read_sources(
         rows, group_values = (stack.enter_context((folder / name).open("wb")) for name in (ROWS, GROUP_VALUES))
         invalid_rows = stack.enter_context((folder / INVALID_ROWS).open("w", encoding="utf-8"))
         # The arguments are pickled with each batch. They exclude the corrections in ``spec``, which may be large.
-        work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
+        work = partial(read_batch, folder, spec.read_options)
         for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
             entry, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.invalid:
@@ -203,7 +203,7 @@ def _describe_source(source: Source, opened: OpenFile) -> str:
     return f"{prefix}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
 
 
-def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: Task) -> BatchRows:
+def read_batch(folder: Path, options: ReadOptions, task: Task) -> BatchRows:
     """Parse and check one batch, and append its texts to the text file of this process. Runs in a worker."""
     file, split, parse, batch = task
     parsed = parse(batch)
@@ -217,10 +217,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
         if options.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
-            can_lack_label = keep_unlabelled and split == "train"
-            label, text = _check_row(
-                row, options, name, is_unlabelled=split == UNLABELLED, can_lack_label=can_lack_label
-            )
+            label, text = _check_row(row, options, name, is_unlabelled=split == UNLABELLED)
             weights.append(_parse_weight(row))
         except ValueError as error:
             invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
@@ -274,9 +271,7 @@ def _find_defects(text: str) -> Iterator[str]:
         yield GARBLED
 
 
-def _check_row(
-    row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool, can_lack_label: bool
-) -> tuple[str, bytes]:
+def _check_row(row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool) -> tuple[str, bytes]:
     """Return the label string of a row, or ``ABSENT`` for an unlabelled row, and the text in UTF-8.
 
     Raises:
@@ -284,7 +279,7 @@ def _check_row(
     """
     text, cell = check_text(row.text), row.label.strip()
     label_format = options.labelling
-    if is_unlabelled or (can_lack_label and not cell):
+    if is_unlabelled:
         return ABSENT, text
     if label_format.kind == SINGLE_LABEL or not cell:
         return name(cell), text

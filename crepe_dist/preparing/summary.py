@@ -18,7 +18,6 @@ from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
     CHUNK_ROWS,
     DUPLICATE,
-    SAMPLED_OUT,
     SPLIT_PAIRS,
     TEST,
     TRAIN,
@@ -74,7 +73,6 @@ def build_data_report(
             "read": collected.num_read,
             "bad": built.quarantine.lines,
             "duplicates": int((built.assignment == DUPLICATE).sum()),
-            "sampled_out": int((built.assignment == SAMPLED_OUT).sum()),
             "kept": built.counts.rows,
         },
         "lengths": _describe_lengths(built.counts.lengths, built.encoder.feature_len),

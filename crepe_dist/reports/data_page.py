@@ -37,7 +37,7 @@ MODES = {
 Bar = tuple[str, list[Any], str]
 # Reasons for the removal of rows, in the order of removal. Each pair contains a key of the summary, and the displayed
 # name.
-REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
+REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"))
 # Minimum difference between the requested and the drawn fraction of a split that the report mentions.
 MIN_FRACTION_DIFFERENCE = 0.002
 MAX_BARS = 30
@@ -92,16 +92,15 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     if groups := summary.get("groups"):
         statements["rows"].append(describe_groups(groups))
     if corrections := summary.get("corrections"):
-        splits = corrections.get("splits", {}).items()
-        changed = [f"{number(count)} {split} labels changed" for split, count in splits if count]
         descriptions = {
-            "held_out": "labels of validation and test rows not changed (--correct all changes them)",
+            "applied": "training labels changed",
+            "held_out": "labels of validation and test rows not changed",
             "already": "already corrected",
             "kept": "confirmed",
             "stale": "rows not found",
         }
-        unchanged = [f"{number(corrections[key])} {text}" for key, text in descriptions.items() if corrections.get(key)]
-        outcome = ", ".join([*changed, *unchanged]) or "none changed"
+        counts = [f"{number(corrections[key])} {text}" for key, text in descriptions.items() if corrections[key]]
+        outcome = ", ".join(counts) or "none changed"
         statements["rows"].append(f"label corrections of {corrections['file']}: {outcome}")
     statements["classes"] = _class_facts(summary)
 

@@ -99,7 +99,6 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "has no valid row"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
-        ({"label": SETS}, {"labels": "multilabel", "stratified": True}, "one class per row"),
         ({"label": SETS}, {"labels": "single", "label_separator": ";"}, "cannot be combined"),
         ({"x": [1e308] * 40, "y": [1e308] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "large"),
         ({"x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),

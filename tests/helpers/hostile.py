@@ -221,7 +221,7 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
         else:
             write_manifest(path.parent, about)  # An attacker would also correct the checksum.
 
-    CASES[f"manifest: {name}"] = Case(build, "prepare", ("--verify", "data"), complaint)
+    CASES[f"manifest: {name}"] = Case(build, "inspect", ("data",), complaint)
 
 
 def file_above(about: dict[str, Any]) -> None:
@@ -251,7 +251,7 @@ def shard(name: str, build: Callable[[Path], object], complaint: str, file: str 
                 part["files"][file]["bytes"] = (folder / file).stat().st_size
         write_manifest(folder, about)
 
-    CASES[f"shard: {name}"] = Case(replace_shard, "prepare", ("--verify", "data"), complaint)
+    CASES[f"shard: {name}"] = Case(replace_shard, "inspect", ("data",), complaint)
 
 
 def npy(text: str, data: bytes = bytes(301 * 4)) -> Callable[[Path], object]:

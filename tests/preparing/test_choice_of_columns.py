@@ -45,7 +45,6 @@ def test_all_formats_choose_alike(tmp_path, names):
     assert {each[0] for each in found.values()} == {"label: category, text: title"}
     assert {each[1] for each in found.values()} == {
         f"not read: {', '.join(name for name in frame if name in ('price', 'added'))}"
-        "; to read them as feature columns: --number price"
     }
 
 
@@ -70,17 +69,7 @@ def test_numbers_are_no_text(tmp_path, values):
     (tmp_path / "b.csv").write_text("x,3.5,fine film\ny,4.5,bad film\n" * 9)
     opened = open_source(find_sources([str(tmp_path / "b.csv")])[0], ReadOptions())
     assert opened.columns_description == "label: column 1, text: column 3"
-    assert opened.hint == "not read: column 2; to read them as feature columns: --number 2"
-
-
-def test_decimal_commas_are_named(tmp_path):
-    frame = pd.DataFrame(
-        {"label": ["a", "b"] * 30, "text": ["some words", "others"] * 30, "price": ["1.048,79", "9,5"] * 30}
-    )
-    frame.to_csv(tmp_path / "a.csv", sep=";", index=False)
-    opened = open_source(find_sources([str(tmp_path / "a.csv")])[0], ReadOptions())
-    assert opened.columns_description == "label: label, text: text, separated by ';'"
-    assert opened.hint == "not read: price; --number price needs decimal points, such as 1048.79"
+    assert opened.hint == "not read: column 2"
 
 
 def test_only_a_table_without_a_header_asks_for_one(tmp_path):
@@ -96,12 +85,7 @@ def test_what_is_read_is_printed_first(tmp_path, printed_by):
     write_frame(frame, tmp_path / "shop.csv")
     printed = printed_by("prepare", "shop.csv", "--out", "out", cwd=tmp_path).splitlines()
     assert printed[0] == "reads shop.csv: label: category, text: title; csv in utf-8"
-    hint = "not read: price, sector, added; to read them as feature columns: --number price --category sector"
-    assert printed[1] == hint
-    flags = hint.partition(": --")[2]
-    printed = printed_by("prepare", "shop.csv", *f"--{flags}".split(), "--out", "more", cwd=tmp_path).splitlines()
-    assert printed[0].startswith("reads shop.csv: label: category, text: title, features: sector, price;")
-    assert printed[1] == "not read: added"
+    assert printed[1] == "not read: price, sector, added"
     for label in "ab":
         (tmp_path / "texts" / label).mkdir(parents=True)
         for number in range(3):

@@ -25,7 +25,6 @@ USUAL = (
     ("evaluate", ("run", "--data", "data")),
     ("prepare", ("good.csv", "--out", "out-1", "--feature-len", "123")),
     ("prepare", ("good.parquet", "--out", "out-2", "--feature-len", "123")),
-    ("prepare", ("--verify", "data")),
     ("train", ("--config", "good.yaml")),
 )
 

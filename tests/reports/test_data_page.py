@@ -45,7 +45,7 @@ def summary(**changes):
 def hostile():
     """Return a summary in which every text that comes from outside is hostile."""
     count = len(HOSTILE)
-    rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "sampled_out": 0, "kept": 11 * count}
+    rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "kept": 11 * count}
     source = summary()["sources"][0]
     return summary(
         name=HOSTILE[0],
@@ -76,7 +76,7 @@ def of_classes(count):
     counts = [1 + 10**6 // (rank + 1) for rank in range(count)]
     rows = sum(counts) + count
     return summary(
-        rows={"read": rows, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": rows},
+        rows={"read": rows, "bad": 0, "duplicates": 0, "kept": rows},
         classes=[f"<class & number {rank}>" for rank in range(count)],
         splits={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
         examples={f"<class & number {rank}>": ["a text", "<b>" * 3000] for rank in range(50)},
@@ -221,7 +221,7 @@ def test_a_data_set_with_little_in_it():
         splits={"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}},
         examples={},
         sources=[],
-        rows={"read": 9, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 9},
+        rows={"read": 9, "bad": 0, "duplicates": 0, "kept": 9},
         characters={"total": 90, "unknown": 0, "top": []},
         duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
         quarantine={"rows": 0, "reasons": {}, "first": []},
