@@ -61,10 +61,9 @@ def fit_checkpoint(
         "unlabelled": {"text": list(unlabelled)} if unlabelled else None,
         "seed": settings["training.seed"] % 2**32,
         "max_bad": 1.0,
-        "processes": 1,
     }
     with temporary_folder() as folder:
-        prepare_from_python(table, folder / "data", options)
+        prepare_from_python(table, folder / "data", options, processes=1)
         settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **NO_REPORTS}
         with training_subprocess(settings, folder, processes) as process:
             for line in iter_log_lines(process, folder) if verbose else ():

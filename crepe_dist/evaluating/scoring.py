@@ -64,7 +64,7 @@ def score(args: Any, group: ProcessGroup) -> None:
     opened = group.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
     predictor = opened.to(args.device, group)
     columns = ColumnSpec(args.label, args.text, labels=split_names(args.label_columns))
-    explicit = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
+    explicit = ReadOptions(args.input_format, columns, encoding=args.encoding)
     with temporary_folder() as folder:
         rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, group, explicit)
         if group.is_root:

@@ -20,8 +20,8 @@ from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
-from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
-from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
+from crepe_dist.settings.fields import COLUMN, Choice, Repeated, Settings, setting
+from crepe_dist.settings.flags import ENCODING, UTF_8, TextEncoding
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -139,7 +139,7 @@ def open_inputs(
         name: Path of the file, or ``-`` for standard input.
         format: One of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
             no known suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
-        reading: Header and columns. The attribute ``format`` is ignored.
+        reading: Columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
@@ -166,7 +166,6 @@ class TextFlags(Settings):
         "fasttext if the first line begins with __label__, otherwise lines.",
         Choice(INPUT_FORMATS),
     )
-    header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
@@ -184,9 +183,7 @@ class TextFlags(Settings):
         Args:
             id: Id column that the user specified. If it is ``None``, the id column of the training data is used.
         """
-        explicit = ReadOptions(
-            None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
-        )
+        explicit = ReadOptions(None, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding)
         options = unlabelled_options(model.reading, model.composition, model.id, explicit)
         return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
 
@@ -227,7 +224,6 @@ def labelled_options(
         trained,
         format=explicit.format,
         default_format=trained.format,
-        header=trained.header if explicit.header == "auto" else explicit.header,
         columns=columns,
         strip_html=composition.strip_html,
         encoding=explicit.encoding,
@@ -241,12 +237,11 @@ def unlabelled_options(
     """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
     A file of unlabelled texts may lack the label column, which shifts the other columns. The column numbers of the
-    training data are therefore not used. The file may also lack a header, even if the training data had one.
+    training data are therefore not used.
     """
     options = labelled_options(trained, composition, id, explicit)
     return replace(
         options,
-        header="auto" if explicit.header == "auto" and options.header == "yes" else options.header,
         columns=replace(options.columns, labels=(), texts=explicit.columns.texts),
         labelling=LabelFormat(),
     )

@@ -72,7 +72,7 @@ def prepare_labelled(predictor: "Predictor", source: Any, folder: Path, explicit
         predictor: Model. The rows are read in the same way as its training data.
         source: File, folder, URL or table.
         folder: Temporary folder.
-        explicit: Format, header, columns and encoding that the user specified. They take precedence over the options
+        explicit: Format, columns and encoding that the user specified. They take precedence over the options
             of the training data.
 
     Returns:

@@ -73,7 +73,7 @@ def read_corrections(path: Path) -> Corrections:
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv that `inspect` wrote")
     name = escape_path(path)
     corrections: dict[Place, Correction] = {}
-    options = ReadOptions(header="yes", columns=ColumnSpec(label="label", texts=("suggested",)))
+    options = ReadOptions(columns=ColumnSpec(label="label", texts=("suggested",)))
     table = open_source(Source(path, name, format="csv"), options, keep_cells=True)
     if missing := [column for column in COLUMNS if column not in table.kept_columns]:
         raise UserError(f"{name} has no column {missing[0]!r}", remedy="name a label_errors.csv that `inspect` wrote")

@@ -24,7 +24,6 @@ from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, Prepara
 from crepe_dist.preparing.splitting import DEDUPE, MIN_ROWS_FOR_VALIDATION, SplitOptions
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, print_nothing
 from crepe_dist.settings.fields import (
-    ANY_TEXT,
     COLUMN,
     MAX_DOCUMENT_LENGTH,
     MODES,
@@ -96,13 +95,10 @@ class PreparationFlags(ColumnFlags, Command):
     )
     labels: str | None = setting(
         None,
-        "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
-        "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
-        "with --label-separator, or with --label-columns; otherwise single.",
+        "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or in columns. "
+        "soft: a probability for each class, in a JSON object or in columns. Default: multilabel if --label-columns is "
+        "given, otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
-    )
-    label_separator: str | None = setting(
-        None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
     corrections: Path | None = setting(
@@ -157,15 +153,12 @@ class PreparationFlags(ColumnFlags, Command):
     )
     alphabet: str | None = setting(
         None,
-        "Known characters. standard: the standard alphabet of --mode. auto: an alphabet learned from the training "
-        "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
-        f"learned alphabet raises the coverage of the characters or texts by at least {100 * MIN_COVERAGE_GAIN:g} "
-        "percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
+        "Known characters. standard: the standard alphabet of the mode. auto: an alphabet learned from the "
+        "training texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: "
+        "auto if a learned alphabet raises the coverage of the characters or texts by at least "
+        f"{100 * MIN_COVERAGE_GAIN:g} percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
         "covered.",
         NON_EMPTY,
-    )
-    processes: int | None = setting(
-        None, "Number of worker processes. Default: one per core; one for small sources.", int_range(1, 4096)
     )
     # Type of the labels of a table in memory. This field is not a flag: only ``crepe_dist.prepare`` sets it.
     label_type: str = ""
@@ -176,6 +169,7 @@ class PreparationFlags(ColumnFlags, Command):
         command: str,
         show_progress: ProgressCallback = no_progress,
         print_line: PrintLine = print_nothing,
+        processes: int | None = None,
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report. Sources that are URLs are downloaded first.
 
@@ -185,6 +179,7 @@ class PreparationFlags(ColumnFlags, Command):
             command: Command line to show in the report.
             show_progress: Function to call with the progress.
             print_line: Function that prints how the sources are read.
+            processes: Number of processes; see ``preparation.prepare``.
 
         Raises:
             UserError: A source does not exist, or flags contradict each other.
@@ -209,7 +204,7 @@ class PreparationFlags(ColumnFlags, Command):
                 sources,
                 self.out,
                 spec,
-                processes=self.processes,
+                processes=processes,
                 overwrite=self.overwrite,
                 command=remote.redact_url(command),
                 render_page=render_page,
@@ -258,7 +253,7 @@ class PreparationFlags(ColumnFlags, Command):
         columns = ColumnSpec(
             self.label, self.text, self.weight, label_columns, self.id, groups=tuple(dict.fromkeys(self.group))
         )
-        return ReadOptions(self.input_format, self.header, columns, label_format, self.strip_html, self.encoding)
+        return ReadOptions(self.input_format, columns, label_format, self.strip_html, self.encoding)
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
         """Find the source files, and refuse --test and --validation if they contradict these files.
@@ -283,16 +278,12 @@ class PreparationFlags(ColumnFlags, Command):
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
         """Return the format of the labels, and the column names of --label-columns."""
         columns = split_names(self.label_columns)
-        separator = self.label_separator or ""
-        choice = self.labels or ("multilabel" if separator or columns else "single")
-        kind = LABELS_CHOICES[choice]
+        kind = LABELS_CHOICES[self.labels or ("multilabel" if columns else "single")]
         problem = ""
-        if kind == SINGLE_LABEL and (separator or columns):
-            problem = "--labels single cannot be combined with --label-separator or --label-columns"
-        elif kind == SOFT and separator:
-            problem = "--labels soft cannot be combined with --label-separator"
-        elif columns and (separator or self.label):
-            problem = "--label-columns cannot be combined with --label or --label-separator"
+        if kind == SINGLE_LABEL and columns:
+            problem = "--labels single cannot be combined with --label-columns"
+        elif columns and self.label:
+            problem = "--label-columns cannot be combined with --label"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
         if problem:
@@ -300,7 +291,7 @@ class PreparationFlags(ColumnFlags, Command):
                 problem,
                 remedy=f"leave out one of them; {invocation.command_line('prepare')} --help describes the flags",
             )
-        return LabelFormat(kind, separator, self.label_type), columns
+        return LabelFormat(kind, self.label_type), columns
 
 
 def split_names(flag: str | None) -> tuple[str, ...]:

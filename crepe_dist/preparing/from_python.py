@@ -48,6 +48,7 @@ def prepare_from_python(
     command: str = "",
     render_page: Callable[[dict[str, Any]], str] | None = None,
     print_line: PrintLine = print_nothing,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Prepare tables in memory, or files, as a data set folder.
 
@@ -56,7 +57,7 @@ def prepare_from_python(
         out: Folder to create.
         options: Arguments of ``crepe_dist.prepare`` by their names. ``test``, ``validation`` and ``unlabelled`` may be
             tables.
-        command, render_page, print_line: See ``PreparationFlags.prepare``.
+        command, render_page, print_line, processes: See ``PreparationFlags.prepare``.
 
     Returns:
         The numbers of the report.
@@ -96,7 +97,7 @@ def prepare_from_python(
         label_type = find_label_type(source, columns.label) if is_table(source) else ""
         sources = _to_names(tables["table"])
         flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options)
-        return flags.prepare(render_page, command, print_line=print_line)
+        return flags.prepare(render_page, command, print_line=print_line, processes=processes)
 
 
 def _check_type(name: str, sources: Any) -> None:
@@ -136,7 +137,7 @@ def translate_for_python(error: UserError) -> UserError:
 
 
 def _to_argument(match: re.Match[str]) -> str:
-    """Return the keyword argument for a match of ``FLAG``, such as ``header="yes"`` or ``strip_html=True``."""
+    """Return the keyword argument for a match of ``FLAG``, such as ``dedupe="near"`` or ``strip_html=True``."""
     option, word = match.groups()
     name, kind = ARGUMENTS.get(option, (option[2:].replace("-", "_"), None))
     kind = kind.of if isinstance(kind, Nullable) else kind

@@ -71,7 +71,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
 
             return open_parquet(source.path, name, spec, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
-        return open_table("xlsx", sheet, name, spec, options.header, label, keep_cells=keep_cells)
+        return open_table("xlsx", sheet, name, spec, label, keep_cells=keep_cells)
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
@@ -99,7 +99,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if format in ("parquet", "xlsx"):
         lines.close()
         return open_source(replace(source, format=format), options, keep_cells=keep_cells)
-    return open_table(format, lines, name, spec, options.header, label, keep_cells=keep_cells)
+    return open_table(format, lines, name, spec, label, keep_cells=keep_cells)
 
 
 def _check_no_columns(source: Source, options: ReadOptions) -> None:

@@ -148,7 +148,7 @@ def check_rows(
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
         most,
-        "correct the rows, or read the file differently with --input-format, --header, --label or --text-column",
+        "correct the rows, or read the file differently with --input-format, --label or --text-column",
     )
     read_part = "train" if spec.classes is None else "test"
     used = ", ".join(source.name for source in collected.sources if source.split == read_part)[:200]
@@ -205,6 +205,5 @@ def check_rows(
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",
-            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2); use "
-            "--header yes if the first line has names",
+            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2)",
         )

@@ -25,7 +25,6 @@ from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
     FORMATS,
-    HEADERS,
     MAX_DOCUMENT_LENGTH,
     MODES,
     NON_EMPTY,
@@ -235,7 +234,6 @@ class TextEncoding(ValueType):
 
 UTF_8 = "utf-8"
 # Help texts of flags that several commands share.
-HEADER = "Whether the first line of a CSV or TSV file names the columns."
 ENCODING = (
     "Encoding of text files without a byte order mark, such as cp1252. Default: the encoding of the model's data, "
     "otherwise utf-8. JSON Lines are always utf-8."
@@ -272,7 +270,6 @@ class ColumnFlags(Settings):
     input_format: str | None = setting(
         None, "File format. Default: detected from the file name and the content.", Choice(FORMATS)
     )
-    header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     label: str | None = setting(
         None,

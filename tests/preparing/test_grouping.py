@@ -98,7 +98,7 @@ def test_no_group_is_in_two_splits_and_fractions_are_met(tmp_path, options):
         assert len(set(zip(hosts, groups))) == len(set(hosts)) == len(set(groups))
 
 
-def test_the_order_of_reading_and_the_number_of_processes_change_nothing(tmp_path):
+def test_the_order_of_reading_changes_nothing(tmp_path):
     table = frame(hosts=300)
     first = prepared(table, tmp_path / "first", validation=0.1)
     hosts = values_of(first, table)
@@ -106,8 +106,6 @@ def test_the_order_of_reading_and_the_number_of_processes_change_nothing(tmp_pat
     shuffled = table.iloc[order].reset_index(drop=True)
     assert values_of(prepared(shuffled, tmp_path / "shuffled", validation=0.1), shuffled) == hosts
     assert values_of(prepared(table, tmp_path / "seed", validation=0.1, seed=1), table) != hosts
-    more = prepared(table, tmp_path / "more", validation=0.1, processes=2)
-    assert more.fingerprint == first.fingerprint
 
 
 def test_a_group_keeps_its_random_number_if_other_groups_are_added(tmp_path):

@@ -50,7 +50,7 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path, printed_by)
         f"{TEXTS[4]} | s4",
     ]
     # The command takes the flag twice, and numbers too.
-    flags = ("--out", "two", "--label=topic", "--text-column=4", "--text=body", "--test=0.5")
+    flags = ("--out", "two", "--label=topic", "--text-column=4", "--text-column=body", "--test=0.5")
     printed_by("prepare", "table.csv", *flags, cwd=tmp_path)
     assert open_dataset(tmp_path / "two").preprocessor.columns == ("subject", "body")
 

@@ -3,9 +3,7 @@
 from typing import Any
 
 import crepe_dist
-from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.preparing.reading import MOJIBAKE
-from crepe_dist.reports.findings import basic_limits
 
 
 def warned(tmp_path, texts, labels=("x", "y"), **options):

@@ -186,21 +186,18 @@ def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
     )
 
 
-def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, has_header: bool) -> int:
+def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> int:
     """Count the rows above the header, such as a title and a blank row. Return 0 if the first row may be the header.
 
     Rows above the header have at most one non-blank cell each. The header and the rows below it have more.
-
-    Args:
-        has_header: True if the user specified that there is a header. False if the header must be detected.
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
     is_title = 0 < above < MAX_TITLE_ROWS and sum(width > 1 for width in widths) > MIN_PROPORTION * (len(rows) - above)
-    if not is_title or (not has_header and is_header(rows[:1], spec)):
+    if not is_title or is_header(rows[:1], spec):
         return 0
     below = rows[above:]
-    return above if has_header or is_header(below, spec) or may_be_header(below) else 0
+    return above if is_header(below, spec) or may_be_header(below) else 0
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -326,9 +323,7 @@ def choose_columns(
         """Return the only remaining column. Raise ``UserError`` if there is not exactly one."""
         if len(left) == 1:
             return left[0]
-        header = (
-            "" if has_header else "; no header was detected; with --header yes, the names are read from the first row"
-        )
+        header = "" if has_header else "; no header was detected"
         header += f"; a column of --group is not used as the {what}" if groups else ""
         header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
@@ -381,8 +376,7 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
         f"{file} has no column {column!r}",
         f"the columns are {', '.join(names)}"[:500],
         (f"did you mean {similar[0]!r:.60}? Otherwise, " if similar else "")
-        + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}"
-        + ("" if has_header else "; with --header yes, the names are read from the first row"),
+        + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}",
     )
 
 
