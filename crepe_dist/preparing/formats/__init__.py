@@ -26,8 +26,9 @@ DETECTION_ROWS = 200
 # Reasons why a row is invalid.
 NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
+# Separator between the values of the group columns of a row.
+FIELD_SEPARATOR = "\x1f"
 # Remedy for files that are not UTF-8.
-FIELD_SEPARATOR = "\x1f"  # Separator between the values of the group columns of a row.
 ENCODING_REMEDY = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
 
