@@ -1,7 +1,6 @@
 """Preprocessing of the text of a row: join the text columns, and remove HTML tags."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,33 +8,12 @@ from typing import Any
 from crepe_dist.data.markup import without_tags
 
 SEPARATOR = " | "  # Separator between the joined text columns of a row.
-POINT_ZERO = ".0"
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?", re.ASCII)
-MIDNIGHT = "00:00:00"
 EMPTY = "empty text"  # Reason why a row without text cannot be classified.
 
 
 def join_columns(columns: Sequence[str]) -> str:
     """Join the text columns of a row as ``title | text``, like the original Gluon notebook. Omit blank columns."""
     return columns[0] if len(columns) == 1 else SEPARATOR.join(column for column in columns if column.strip())
-
-
-def normalize_category(value: str) -> str:
-    """Return a value in a spelling that is equal for all file formats.
-
-    pandas appends ``.0`` to integers, JSON has ``true`` in lower case, Parquet appends zeros to times, and Excel
-    appends midnight to dates. These differences are removed.
-    """
-    value = value.strip()
-    if value in ("True", "False"):
-        return value.lower()
-    if time := TIME.fullmatch(value):
-        day, time_of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
-        return day if time_of_day == MIDNIGHT and not fraction else f"{day} {time_of_day}{fraction}"
-    integer = value.removesuffix(POINT_ZERO)
-    if integer == value or not integer.removeprefix("-").isdecimal():
-        return value
-    return integer if float(integer) else integer.removeprefix("-")
 
 
 def parse_number(value: str) -> float | None:

@@ -1,8 +1,7 @@
 """Reader of texts to classify, from files, pipes and memory. Invalid rows keep their positions."""
 
 import heapq
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from operator import attrgetter
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import pluralize
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing, is_table
-from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow, OpenFile, RawBatch, Row, check_text
+from crepe_dist.preparing.formats import InvalidRow, OpenFile, RawBatch, Row, check_text
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
@@ -186,12 +184,6 @@ class TextFlags(Settings):
         explicit = ReadOptions(None, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding)
         options = unlabelled_options(model.reading, model.composition, model.id, explicit)
         return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
-
-
-def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
-    """Warn if rows are skipped because their bytes are invalid in the encoding of the file."""
-    if count := sum(row.error.startswith(NOT_UTF_8) for row in rows):
-        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
 
 
 class InvalidInput(UserError, ValueError):

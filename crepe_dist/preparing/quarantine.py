@@ -165,11 +165,7 @@ def check_rows(
             raise UserError(
                 f"{num_invalid:,} of {num_rows:,} {name} are invalid, more than {percent(spec.max_bad)}",
                 f"the first: {'; '.join(row for row in shown if not row.endswith(f': {NO_LABEL}'))}",
-                # For invalid numbers, --max-bad is not suggested: it would skip 1.234.567, but read 1.234 as a decimal
-                # number.
-                remedy
-                if most == "unusable number"
-                else f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",
+                f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",
             )
     if damaged and spec.max_bad < 1:
         file, reason = next(iter(damaged.items()))

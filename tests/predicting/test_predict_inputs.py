@@ -163,6 +163,11 @@ def test_cells_that_a_spreadsheet_would_compute(text):
     assert csv_cells.unescape_cell(cell) == text
 
 
+def test_predictions_are_read_as_they_were_before_they_were_written(tmp_path):
+    csv_cells.write_csv(tmp_path / "a.csv", [{"text": "=x", **dict.fromkeys(csv_cells.PREDICTION_COLUMNS, "")}])
+    assert [row.text for row in rows(tmp_path / "a.csv")] == ["=x"]
+
+
 FASTTEXT = "__label__a __label__b the text\n\n__label__a of\tthree lines\nno label\n"
 
 

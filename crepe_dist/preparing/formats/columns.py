@@ -9,7 +9,6 @@ from functools import partial
 
 from crepe_dist.data.text_preprocessing import SEPARATOR, join_columns, parse_number
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import ESCAPED_MARKER
 from crepe_dist.preparing.formats import FIELD_SEPARATOR, Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 
@@ -316,7 +315,7 @@ def choose_columns(
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXT_NAMES)]
     title = None if spec.texts else usual(TITLE_NAMES)
-    named = [i for i, name in enumerate(names) if name != ESCAPED_MARKER and not _is_index(name)]
+    named = [i for i, name in enumerate(names) if not _is_index(name)]
     free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
