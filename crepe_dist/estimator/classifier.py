@@ -194,7 +194,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         labels are independent.
         """
         check_is_fitted(self)
-        texts = extract_texts(X, self._columns())
+        texts = extract_texts(X, ColumnSpec())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
         (predictor,) = self._opened

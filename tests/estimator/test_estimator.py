@@ -273,7 +273,7 @@ def test_weights_and_texts_without_labels():
 def test_groups_stay_together_in_the_validation_split(monkeypatch):
     made: dict[str, Any] = {}
 
-    def prepare(table, folder, options):
+    def prepare(table, folder, options, processes):
         crepe_dist.prepare(table, folder, verbose=False, **options)
         data = open_dataset(folder)
         made.update({split: data.splits[split].groups for split in data.splits})

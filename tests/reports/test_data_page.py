@@ -127,7 +127,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
     short = said(summary(), width=500)
     for piece in (
         "8,700 documents in 2 classes: 5,700 train, 1,000 validation and 2,000 test",
-        "0,000 read, 31 invalid, 69 duplicates removed, 1,200 removed by sampling, 8,700 remaining",
+        "0,000 read, 31 invalid, 69 duplicates removed, 8,700 remaining",
         "raining rows: 3,000 of praise, 2,700 of complaint",
         "ajority-class baseline: 44.5 % test accuracy",
         "50 % up to 300, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the longest 45,000 characters",
