@@ -87,7 +87,7 @@ class TestFlags:
 
     def test_an_unknown_argument_and_what_is_nearly_an_option(self, said):
         assert "did you mean --version?" in said("predict", "--versoin")
-        assert "did you mean --max-per-class?" in said("prepare", "--max-per-clas"), "an abbreviation is none"
+        assert "did you mean --feature-len?" in said("prepare", "--feature-le"), "an abbreviation is none"
         assert "unexpected argument other" in said("predict", "run", "other")
         assert "pass a file with --file" in said("predict", "run", "other")
 
@@ -144,7 +144,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         ("predict", name, "--text", "x"),
         ("evaluate", name, "--data", "data3"),
         ("evaluate", "run", "--data", name),
-        ("prepare", "--verify", name),
         ("prepare", name, "--out", "new"),
         ("prepare", "other.csv", "--out", "new", "--test", name),
     ):

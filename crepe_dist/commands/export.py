@@ -62,10 +62,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.predicting.loading import load_for_command
 
         predictor = load_for_command(self, device="cpu", **self.thresholds())
-        if predictor.composition.feature_columns and export_format == "web":
-            remedy = "use --format onnx, huggingface or crepe"
-            what = f"--format {export_format} does not support feature columns, which this model has"
-            raise UserError(what, remedy=remedy)
         if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras
 from crepe_dist.data.char_encoder import CharEncoder, describe_truncation
-from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.distributed.launch import set_omp_threads
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
@@ -310,7 +309,7 @@ def _inputs(
     The id column and, by default, the text columns have the same names as in the training data.
     """
     if args.text:
-        texts = enumerate(map(strip_field_separators, args.text), start=1)
+        texts = enumerate(args.text, start=1)
         return ("text",), [[InputRow(line, text, "", (text,)) for line, text in texts]], ","
     file = file or PIPE
     # If both files are Parquet files, write_parquet copies the columns with their types.

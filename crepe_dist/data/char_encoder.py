@@ -340,11 +340,6 @@ class CharEncoder:
         """Return a mask of the code points that have an id: uint32 [n] → bool [n]."""
         return np.asarray(self._known[points])
 
-    def count_unknown(self, text: str) -> tuple[int, int]:
-        """Return two counts for a text: its characters without an id, and all its characters. Ignore white space."""
-        symbols = "".join(text.split())
-        return len(symbols) - int(self._known[_code_points(symbols)].sum()), len(symbols)
-
     def multi_id_characters(self) -> dict[str, list[int]]:
         """Return the ids of each character that has more than one id.
 

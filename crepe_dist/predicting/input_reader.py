@@ -1,8 +1,7 @@
 """Reader of texts to classify, from files, pipes and memory. Invalid rows keep their positions."""
 
 import heapq
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from operator import attrgetter
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import pluralize
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing, is_table
-from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow, OpenFile, RawBatch, Row, check_text
+from crepe_dist.preparing.formats import InvalidRow, OpenFile, RawBatch, Row, check_text
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
@@ -138,7 +136,7 @@ def open_inputs(
         name: Path of the file, or ``-`` for standard input.
         format: One of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
             no known suffix, the format is lines.
-        reading: Header and columns. The attribute ``format`` is ignored.
+        reading: Columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
@@ -175,12 +173,6 @@ def open_inputs_for_model(
     return open_inputs(name, format, options, keep_columns=keep_columns)
 
 
-def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
-    """Warn if rows are skipped because their bytes are invalid in the encoding of the file."""
-    if count := sum(row.error.startswith(NOT_UTF_8) for row in rows):
-        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
-
-
 class InvalidInput(UserError, ValueError):
     """Error about invalid texts, labels or parameters. It is a ``ValueError``, as scikit-learn requires."""
 
@@ -211,7 +203,6 @@ def labelled_options(
         trained,
         format=explicit.format,
         default_format=trained.format,
-        header=trained.header if explicit.header == "auto" else explicit.header,
         columns=columns,
         strip_html=composition.strip_html,
         encoding=explicit.encoding,
@@ -225,22 +216,19 @@ def unlabelled_options(
     """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
     A file of unlabelled texts may lack the label column, which shifts the other columns. The column numbers of the
-    training data are therefore not used. The file may also lack a header, even if the training data had one.
+    training data are therefore not used.
     """
     options = labelled_options(trained, composition, id, explicit)
     return replace(
         options,
-        header="auto" if options.header == "yes" else options.header,
         columns=replace(options.columns, labels=(), texts=explicit.columns.texts),
         labelling=LabelFormat(),
     )
 
 
 def model_columns(composition: TextPreprocessor, **attributes: Any) -> ColumnSpec:
-    """Return the text columns and feature columns of a model, with further attributes of ``ColumnSpec``."""
-    categories = tuple(column.name for column in composition.feature_columns if column.categories is not None)
-    numbers = tuple(column.name for column in composition.feature_columns if column.categories is None)
-    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **attributes)
+    """Return the text columns of a model, with further attributes of ``ColumnSpec``."""
+    return ColumnSpec(preferred_texts=composition.columns, **attributes)
 
 
 def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:

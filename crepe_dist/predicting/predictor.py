@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import CharEncoder, CharIds
 from crepe_dist.data.label_types import to_label_type
-from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.distributed.device import CPU, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
@@ -27,7 +27,6 @@ from crepe_dist.model.inference import InferenceEngine, Logits
 from crepe_dist.predicting.input_reader import extract_texts, model_columns
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS, Prediction
-from crepe_dist.preparing.dataframe_source import is_table
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import Floats
@@ -214,14 +213,13 @@ class Predictor:
         return np.array(rows, np.float64).reshape(-1, len(self.classes))
 
     def _predict_rows(self, texts: Iterable[str], windows: bool) -> Iterator[Prediction]:
-        rows = extract_texts(texts, model_columns(self.composition))
-        return self.predict_stream(iter(rows if is_table(texts) else map(strip_field_separators, rows)), windows)
+        return self.predict_stream(iter(extract_texts(texts, model_columns(self.composition))), windows)
 
     def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
         """Classify texts lazily, one batch at a time. Yield one prediction per text, in the order of the texts.
 
         Args:
-            texts: Texts. A text may end with the values of feature columns, as ``append_values`` appends them.
+            texts: Texts.
             windows: See ``predict``.
         """
         while rows := list(islice(texts, WINDOWED_BATCH_SIZE if windows else self._max_batch_size(BATCH_SIZE))):
@@ -233,11 +231,10 @@ class Predictor:
             else:
                 char_ids, lengths = self.encoding.encode_and_measure(batch)
                 logits, num_known = self.logits(char_ids), self.count_known(char_ids)
-            num_known = self.without_values(num_known, batch).tolist()
             probabilities = self.probabilities(logits)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             is_long = (lengths > self.encoding.feature_len).tolist()
-            results = zip(pairs, probabilities.tolist(), orders, num_known, is_long)
+            results = zip(pairs, probabilities.tolist(), orders, num_known.tolist(), is_long)
             for (text, error), row, order, characters_read, is_truncated in results:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 error = error or ("" if characters_read else NO_KNOWN_CHARACTERS)
@@ -269,13 +266,6 @@ class Predictor:
         return np.asarray(
             (self.encoding.starts_character(char_ids) & (char_ids != self.encoding.alphabet.find(" "))).sum(axis=-1)
         )
-
-    def without_values(self, num_known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Subtract the known characters that represent feature columns from the counts ``num_known`` of texts."""
-        if not self.composition.feature_columns:
-            return num_known
-        counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
-        return np.asarray(np.maximum(num_known + counts[:, 0] - counts[:, 1], 0))
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, 0 to 1, or the micro F1 of a multilabel model.
@@ -346,7 +336,7 @@ class Predictor:
         class is its score. The cost is one forward pass per character that the network reads, and one per word.
 
         Args:
-            text: Text. It may end with the values of feature columns, as ``append_values`` appends them.
+            text: Text.
             label: Class to explain. If it is ``None``, the most probable class is explained. ``Explanation.label`` is
                 always a string.
 
@@ -361,10 +351,7 @@ class Predictor:
         index = index if self.thresholds is None else 0
         scores, words = occlude(text, self.encoding, logits, self._max_batch_size(BATCH_SIZE), index)
         truncated = self.encoding.truncated_range(text)
-        explanation = Explanation(text, label, prediction, truncated, tuple(scores), tuple(words))
-        if not self.composition.feature_columns:
-            return explanation
-        return explanation.with_display_text(self.composition.describe_character)
+        return Explanation(text, label, prediction, truncated, tuple(scores), tuple(words))
 
     def _binary_logits(self, index: int, char_ids: CharIds) -> Logits:
         """Return logits for the presence and the absence of a label, float32 [n, 2]. The logit of absence is 0."""

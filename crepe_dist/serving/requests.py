@@ -13,10 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crepe_dist.data.text_preprocessing import (
     SEPARATOR,
     TextPreprocessor,
-    append_values,
-    describe_unusable_number,
     join_columns,
-    strip_field_separators,
 )
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.formatting import join_words
@@ -68,30 +65,23 @@ class PredictRequest(BaseModel):
         return self
 
     def all_texts(self, composition: TextPreprocessor) -> list[str]:
-        """Return the texts to classify, joined with the title and the values of the feature columns.
+        """Return the texts to classify, joined with the title.
 
         If the request contains the text columns by name, they are joined in the same order as in the training data.
 
         Raises:
-            HttpError: The model has no such column, there is no text, or the value of a numeric column is not a number.
+            HttpError: The model has no such column, or there is no text.
         """
         if self.texts:
-            return list(map(strip_field_separators, self.texts))
+            return self.texts
         text_keys = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
         values = {name: format_value(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
-        feature_columns = {column.name: column for column in composition.feature_columns}
-        known = [*(composition.columns or ("text",)), *feature_columns]
-        for name, value in values.items():
+        known = list(composition.columns or ("text",))
+        for name in values:
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
                 raise HttpError(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
-            if (
-                name in feature_columns
-                and feature_columns[name].categories is None
-                and (problem := describe_unusable_number(name, value))
-            ):
-                raise HttpError(422, problem, remedy="give a number or null")
-        parts = {**text_keys, **{name: value for name, value in values.items() if name not in feature_columns}}
+        parts = {**text_keys, **values}
         if not parts:
             raise HttpError(
                 422,
@@ -107,7 +97,7 @@ class PredictRequest(BaseModel):
             raise HttpError(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
-        return [append_values(strip_field_separators(joined), [values.get(name, "") for name in feature_columns])]
+        return [joined]
 
 
 class JsonTextResponse(Response):

@@ -92,8 +92,7 @@ def warn_empty_classes(data: Dataset) -> str:
     return _format_note(
         "a class without training rows cannot be learned, and there is no row of "
         f"{pluralize(len(names), 'class', 'classes')}: {shown}",
-        "collect such rows, or repeat prepare with --stratified, which gives each split rows of every class that has "
-        "enough rows",
+        "collect such rows, or repeat prepare with another --seed",
     )
 
 

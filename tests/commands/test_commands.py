@@ -41,7 +41,6 @@ def test_prepare(tmp_path, complaint, printed_by):
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
     assert open_dataset(tmp_path / "out").encoder.case == "keep"
-    assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
@@ -57,7 +56,7 @@ def test_prepare(tmp_path, complaint, printed_by):
 
 def test_prepare_reads_a_pipe(tmp_path):
     lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
-    run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)
+    run(command("prepare", "-", "--out", "out", "--validation", "0.1"), tmp_path, stdin=lines)
     dataset = open_dataset(tmp_path / "out")
     assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 70, "validation": 10, "test": 20}
 

@@ -165,7 +165,7 @@ def test_it_answers_as_predict_does(kind, name, kernels, tmp_path):
 
 def test_it_needs_what_it_says():
     assert imported(Path(crepe_runtime.__file__).read_text(encoding="utf-8")) == {
-        "bisect", "json", "math", "re", "collections", "itertools", "typing", "numpy", "onnxruntime",
+        "json", "collections", "itertools", "typing", "numpy", "onnxruntime",
     }  # fmt: skip
 
 

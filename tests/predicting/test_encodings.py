@@ -106,10 +106,3 @@ def test_tables_in_memory_have_no_encoding(place, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 <= crepe_dist.load(place / "run").score(table) <= 1
-
-
-def test_inspect_names_what_it_leaves_out(place, printed_by):
-    write(place / "more.csv", "utf-8", rows(90, 3))
-    flags = ("--unlabelled", place / "more.csv", "--out", place / "found", "--folds", 2)
-    with pytest.warns(UserWarning, match="is valid UTF-8, but is read as cp1252"):
-        printed_by("inspect", place / "data", *flags)

@@ -130,15 +130,3 @@ def test_a_pipe_is_not_a_folder():
     options = ReadOptions("folder")
     with pytest.raises(UserError, match="folder cannot be read from a pipe"):
         open_source(find_sources(["-"], options=options)[0], options)
-
-
-def test_a_table_without_a_header_stays_one(place):
-    """Without the setting of the model's data, the first row would be read as a header."""
-    rows = [("text", "label"), *((text, label) for label, text, _ in ROWS)]
-    (place / "bare.csv").write_text("".join(f'"{text}",{label}\n' for text, label in rows), "utf-8")
-    crepe_dist.prepare(
-        place / "bare.csv", place / "data", header="no", text="1", label="2", max_bad=1, test=0.2, verbose=False
-    )
-    model = model_of(open_dataset(place / "data"))
-    inputs = open_inputs_for_model(str(place / "bare.csv"), model, texts=("1",))
-    assert [row.text for group in inputs for row in group] == [text for text, _ in rows]

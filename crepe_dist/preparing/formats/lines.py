@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
@@ -310,7 +309,7 @@ def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
 
 def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        text = strip_field_separators(line.rstrip("\r"))
+        text = line.rstrip("\r")
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
 
     return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)
