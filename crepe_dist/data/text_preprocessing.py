@@ -39,16 +39,7 @@ class TextPreprocessor:
 
     def text(self, row: str) -> str:
         """Return a row as the network reads it."""
-        return self.read(row)[0]
-
-    def validation_error(self, row: str) -> str:
-        """Return why a row cannot be classified: it has no text. Return "" if it can be classified."""
-        return self.read(row)[1]
-
-    def read(self, row: str) -> tuple[str, str]:
-        """Return the results of ``text`` and ``validation_error``. HTML is removed only once."""
-        text = without_tags(row) if self.strip_html else row
-        return text, "" if text.strip() else EMPTY
+        return without_tags(row) if self.strip_html else row
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preprocessor as JSON-like data."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import CharEncoder, CharIds
 from crepe_dist.data.label_types import to_label_type
-from crepe_dist.data.text_preprocessing import TextPreprocessor
+from crepe_dist.data.text_preprocessing import EMPTY, TextPreprocessor
 from crepe_dist.distributed.device import CPU, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
@@ -223,8 +223,7 @@ class Predictor:
             windows: See ``predict``.
         """
         while rows := list(islice(texts, WINDOWED_BATCH_SIZE if windows else self._max_batch_size(BATCH_SIZE))):
-            pairs = list(map(self.composition.read, rows))
-            batch = [text for text, _ in pairs]
+            batch = list(map(self.composition.text, rows))
             if windows:
                 logits, num_known = self._logits_of_windows(batch)
                 lengths = np.zeros(len(batch), np.int64)
@@ -234,10 +233,10 @@ class Predictor:
             probabilities = self.probabilities(logits)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             is_long = (lengths > self.encoding.feature_len).tolist()
-            results = zip(pairs, probabilities.tolist(), orders, num_known.tolist(), is_long)
-            for (text, error), row, order, characters_read, is_truncated in results:
+            results = zip(batch, probabilities.tolist(), orders, num_known.tolist(), is_long)
+            for text, row, order, characters_read, is_truncated in results:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
-                error = error or ("" if characters_read else NO_KNOWN_CHARACTERS)
+                error = EMPTY if not text.strip() else "" if characters_read else NO_KNOWN_CHARACTERS
                 characters_read = 0 if error else characters_read
                 rejected = ranking[0][1] < self.min_probability
                 labels = None
