@@ -272,7 +272,6 @@ class ColumnFlags(Settings):
         "Label column, by name or by number (from 1). Default: the column of the model's data, otherwise a "
         "column with a common name, otherwise the first column.",
         COLUMN,
-        "--label-column",
     )
     label_columns: str | None = setting(
         None,
