@@ -3,13 +3,20 @@
 If the benchmark is interrupted, it terminates the running command.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from types import FrameType
+
+from crepe_dist.data.dataset import SAMPLE
+from crepe_dist.preparing.open_source import open_source
+from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, ReadOptions, find_sources
 
 TRAIN = (sys.executable, "-m", "crepe_dist.train")
 END_SECONDS = 20.0  # time that a terminated command has before it is killed
@@ -44,6 +51,24 @@ def call(
                 process.wait()
     if process.returncode not in exit_codes:
         raise RuntimeError(f"exit code {process.returncode}: {' | '.join((out + err).strip().splitlines()[-15:])}")
+    return out
+
+
+def prepare_sample(out: Path, per_class: int | None) -> Path:
+    """Prepare the sample as the data set ``out``.
+
+    Args:
+        per_class: number of rows of each class; ``None`` means all rows.
+    """
+    source = SAMPLE
+    if per_class is not None:
+        source = f"{out}.jsonl"
+        with open(source, "w", encoding="utf-8") as stream:
+            for file in find_sources([SAMPLE]):
+                for row in islice(open_source(file, ReadOptions()).iter_rows(), per_class):
+                    stream.write(json.dumps({"label": file.label, "text": row.text}) + "\n")
+    length = str(SAMPLE_FEATURE_LEN)
+    call([sys.executable, "-m", "crepe_dist", "prepare", source, "--out", str(out), "--feature-len", length])
     return out
 
 

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commands import TRAIN, call
+from commands import TRAIN, call, prepare_sample
 
 from crepe_dist import command_runner, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, gpu, nccl
@@ -103,8 +103,7 @@ class Bench:
         """Prepare both data sets on the first call. A long text consists of 20 random texts of the same class."""
         if (self.folder / LONG).exists():
             return
-        per_class = str(max(10, self.rows // 3))  # a fifth of the rows becomes the test split
-        call([*CREPE, "prepare", "sample", "--max-per-class", per_class, "--out", str(self.folder / SHORT)])
+        prepare_sample(self.folder / SHORT, max(10, self.rows // 3))  # a fifth of the rows becomes the test split
         data, generator, texts_by_class = open_dataset(self.folder / SHORT), random.Random(0), defaultdict(list)
         labels = data.splits["train"].labels.tolist()
         for row, label in enumerate(labels):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import peers
 import scaling
-from commands import TRAIN, call
+from commands import TRAIN, call, prepare_sample
 from short_texts_worker import EPOCHS, FASTTEXT
 
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -67,7 +67,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         * ``ratios``: our rates divided by the rates of fastText, our ``file_rate`` divided by our ``predict_rate``, and
           the scaling of two processes.
     """
-    sample = prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
+    sample = prepare_sample(folder / "sample", rows.per_class)
     data = open_dataset(sample)
     _write_lines(data, folder)
     figures: dict[str, list[Figures]] = {}
@@ -97,7 +97,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
     if not scaling.obstacle():
         # A step of the n-gram network on short texts takes too little time to benefit from a second process.
         long_documents = _prepare_long(data, rows.long, folder)
-        small_sample = prepare("sample", folder / "few", "--max-per-class", rows.crepe_per_class)
+        small_sample = prepare_sample(folder / "few", rows.crepe_per_class)
         ratios["ngrams_scaling_np2"] = _scaling("ngrams", 3, long_documents, rows.rounds, folder)
         ratios["crepe_scaling_np2"] = _scaling("crepe", 1, small_sample, rows.rounds, folder)
     return {"table": table, "ratios": ratios}
@@ -106,13 +106,6 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
 def _tool(kind: Network) -> str:
     """Return the name of a network in the table."""
     return f"crepe_dist, {kind}"
-
-
-def prepare(source: str, out: Path, *flags: Any) -> Path:
-    """Prepare a source as a data set. If one of ``flags`` is ``None``, leave out all of them."""
-    options = [] if None in flags else map(str, flags)
-    call([sys.executable, "-m", "crepe_dist", "prepare", source, "--out", str(out), *options])
-    return out
 
 
 def _train_command(kind: Network, epochs: int, data: Path, run_folder: Path) -> list[str]:
@@ -175,11 +168,14 @@ def _prepare_long(data: Dataset, documents: int, folder: Path) -> Path:
     generator = np.random.default_rng(0)
     source = folder / "long.tsv"
     with source.open("w", encoding="utf-8") as stream:
+        stream.write("label\ttext\n")
         for number in range(documents):
             label = number % len(data.classes)
             rows = generator.choice(np.flatnonzero(split.labels == label), TEXTS_PER_DOCUMENT)
             stream.write(f"{label}\t{' '.join(map(data.encoder.decode, split.char_ids(rows)))}\n")
-    return prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
+    out = folder / "long"
+    call([sys.executable, "-m", "crepe_dist", "prepare", str(source), "--out", str(out), "--test", "0.05"])
+    return out
 
 
 def _scaling(kind: Network, epochs: int, data: Path, rounds: int, folder: Path) -> float:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from crepe_dist.clusters.ray import on_ray as on_ray
     from crepe_dist.commands.prepare import prepare as prepare
     from crepe_dist.estimator.classifier import CrepeClassifier as CrepeClassifier
-    from crepe_dist.predicting.dataframe import FramePredictor as FramePredictor
     from crepe_dist.predicting.loading import load as load
     from crepe_dist.runs.result import Result as Result
     from crepe_dist.settings.config import Config as Config
@@ -33,7 +32,6 @@ _HOMES = {
     "Config": "crepe_dist.settings.config",
     "CrepeClassifier": "crepe_dist.estimator.classifier",
     "DataOptions": "crepe_dist.settings.options",
-    "FramePredictor": "crepe_dist.predicting.dataframe",
     "ModelOptions": "crepe_dist.settings.options",
     "OptimizerOptions": "crepe_dist.settings.options",
     "Result": "crepe_dist.runs.result",

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ from crepe_dist.reports import data_page
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
 from tests.helpers.browsing import chromium
-from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,10 +101,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # Not part of the time limit: a test may wait long for its turn.
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    alone = item.get_closest_marker("alone") is not None
-    with turn(alone) if "PYTEST_XDIST_WORKER" in os.environ else nullcontext(), _threads_restored():
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    with _threads_restored():
         return (yield)
 
 

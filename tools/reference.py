@@ -32,7 +32,7 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000|^an? (?:integer|number) 
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^examples:\n(?:.+\n)+\n?"
     r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--device"
-    r"|--encoding|--header|--seed|--text-column|--label COLUMN|--label-columns)(?=[\s,]|$).*\n"
+    r"|--encoding|--seed|--text-column|--label COLUMN|--label-columns)(?=[\s,]|$).*\n"
     r"(?:    +.*\n)*",
     re.MULTILINE,
 )
@@ -54,7 +54,6 @@ More than one command has these flags:
 |---|---|
 | `--device` | Device: auto, gpu or cpu. |
 | `--encoding` | Encoding of text files, such as cp1252. Default: the encoding of the model's data, otherwise UTF-8. |
-| `--header` | Whether the first line names the columns: auto, yes or no. |
 | `--seed` | Random seed. |
 | `--label`, `--label-columns`, `--text-column` | Columns as in `prepare`. Default: those of the model's data. |"""
 
@@ -65,7 +64,7 @@ API = (
     ("Use", "crepe_dist.predicting.loading", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
-    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
+    ("On a cluster", "crepe_dist", ("on_ray", "Result")),
 )
 INTERNAL = (
     *(

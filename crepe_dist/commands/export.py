@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crepe_dist.distributed.launch import set_omp_threads
 from crepe_dist.errors import UserError, escape_controls
@@ -12,31 +11,18 @@ from crepe_dist.settings.fields import PATH_ARGUMENT, Choice, float_range, setti
 from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_folder
 
 
-@dataclass(frozen=True)
-class FormatName(Choice):
-    """Type of the name of an export format. For a removed format, the error message names the replacement."""
-
-    def check(self, value: Any) -> str:
-        if value in ("pytorch", "torch"):
-            raise UserError(
-                "the PyTorch export was removed",
-                "ONNX is the format for other frameworks",
-                "use --format onnx; then convert model.onnx to a PyTorch module with onnx2torch, or run it with ONNX "
-                "Runtime inside your PyTorch code",
-            )
-        return super().check(value)
-
-
 @dataclass
 class Export(ModelFlags, ThresholdFlag, Command):
     """Export a model for other programs.
 
     onnx: model.onnx, and crepe_runtime.py, which classifies texts with model.onnx and needs only NumPy and ONNX
-        Runtime. web: a web page
-    that classifies texts in the browser. crepe: a model folder for crepe_dist, with model.safetensors and model.json.
-    huggingface: the model folder as a repository of the Hugging Face Hub. The probabilities of the exported model are
-    compared with the probabilities of crepe_dist on test texts and synthetic texts. The export is written only if the
-    probabilities agree.
+        Runtime.
+    web: a web page that classifies texts in the browser.
+    crepe: a model folder for crepe_dist, with model.safetensors and model.json.
+    huggingface: the model folder as a repository of the Hugging Face Hub.
+
+    The probabilities of the exported model are compared with the probabilities of crepe_dist on test texts and
+    synthetic texts. The export is written only if the probabilities agree.
     """
 
     usage = """
@@ -48,7 +34,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         """
 
     format: str | None = setting(
-        None, "Format, as described above. Default: crepe with --max-size-mb, otherwise onnx.", FormatName(FORMATS)
+        None, "Format, as described above. Default: crepe with --max-size-mb, otherwise onnx.", Choice(FORMATS)
     )
     max_size_mb: float | None = setting(
         None,
@@ -76,10 +62,6 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.predicting.loading import load_for_command
 
         predictor = load_for_command(self, device="cpu", **self.thresholds())
-        if predictor.composition.feature_columns and export_format == "web":
-            remedy = "use --format onnx, huggingface or crepe"
-            what = f"--format {export_format} does not support feature columns, which this model has"
-            raise UserError(what, remedy=remedy)
         if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 

@@ -11,13 +11,12 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent, pluralize
-from crepe_dist.inspecting.candidate_pool import MAX_TEXTS, CandidatePool
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, LABEL_NEXT, PAIRS, find_issues, write_issues
+from crepe_dist.inspecting.inspection import ERRORS, PAIRS, find_issues, write_issues
 from crepe_dist.inspecting.out_of_fold import predict_out_of_fold
 from crepe_dist.network_registry import NETWORKS
-from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Choice, int_range, setting
-from crepe_dist.settings.flags import ENCODING, Command, TextEncoding, check_folder
+from crepe_dist.settings.fields import PATH_ARGUMENT, Choice, int_range, setting
+from crepe_dist.settings.flags import Command, check_folder
 
 _print = partial(print, flush=True)
 
@@ -33,7 +32,6 @@ class Inspect(Command):
     usage = """
         crepe inspect data/reviews
         crepe inspect data/reviews --model crepe --folds 3
-        crepe inspect data/reviews --unlabelled new.csv --num-suggestions 200
         """
 
     data: Path = setting(None, "Prepared folder.", PATH_ARGUMENT, positional="")
@@ -43,21 +41,13 @@ class Inspect(Command):
         "ngrams", "Network that is trained on the folds. ngrams is the fastest.", Choice(tuple(sorted(NETWORKS)))
     )
     folds: int = setting(5, "Number of folds.", int_range(2, 100))
-    encoding: str | None = setting(None, ENCODING, TextEncoding())
-    unlabelled: str | None = setting(
-        None,
-        "File of unlabelled texts, from which the command selects the texts to label next. The file is read in the "
-        f"same way as `predict` reads it, but only its first {MAX_TEXTS:,} rows. Default: no texts are selected.",
-        NON_EMPTY,
-    )
-    num_suggestions: int = setting(100, "Number of texts of --unlabelled to select for labelling.", int_range(1, 1000))
     seed: int = setting(0, "Random seed.", int_range(0, 2**31))
 
     def run(self) -> None:
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)
-        existing = [out / name for name in (ERRORS, PAIRS, LABEL_NEXT) if (out / name).exists()]
+        existing = [out / name for name in (ERRORS, PAIRS) if (out / name).exists()]
         if existing and not self.overwrite:
             raise UserError(
                 f"{existing[0]} already exists",
@@ -68,17 +58,8 @@ class Inspect(Command):
         if corpus.groups is not None:
             num_groups = len(np.unique(corpus.groups))
             _print(f"the texts of each of the {pluralize(num_groups, 'group')} are in one fold")
-        pool = None if self.unlabelled is None else CandidatePool(self.unlabelled, corpus, self.encoding)
-        if pool:
-            count, num_skipped = min(self.num_suggestions, len(pool)), pool.num_read - len(pool)
-            _print(f"selecting {count:,} of {pluralize(len(pool), 'text')}")
-            if num_skipped:
-                _print(f"skipping {pluralize(num_skipped, 'row')} that repeat a text or cannot be classified")
-        probabilities, pool_probabilities = predict_out_of_fold(corpus, self.model, self.folds, self.seed, pool)
+        probabilities = predict_out_of_fold(corpus, self.model, self.folds, self.seed)
         issues = find_issues(corpus, probabilities)
-        issues[LABEL_NEXT] = (
-            pool.select_for_labelling(pool_probabilities, self.num_suggestions, self.seed) if pool else []
-        )
         files, num_errors = write_issues(issues, out), len(issues[ERRORS])
         accuracy = percent(float((probabilities.argmax(axis=1) == corpus.labels).mean()))
         _print(f"{accuracy} of the labels are predicted by a network that was not trained on the text")
@@ -88,12 +69,9 @@ class Inspect(Command):
             _print(str(path))
         if not files:
             _print("no issues were found, so no file was written")
-        prepare = f"{invocation.command_line('prepare')} SOURCE"
         if num_errors:
+            prepare = f"{invocation.command_line('prepare')} SOURCE"
             corrections = shlex.quote(str(out / ERRORS))
             _print(f"after you have read them, apply them with: {prepare} --corrections {corrections} --out DIR")
             _print(f"add the other flags that prepared {self.data}; its report.html shows the command")
-            _print("this changes only training labels; --correct all also changes the validation and test splits")
-        if pool:
-            texts = shlex.quote(str(out / LABEL_NEXT))
-            _print(f"fill in the labels of these texts, then run: {prepare} {texts} --out DIR")
+            _print("this changes only training labels")

@@ -16,14 +16,13 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras
 from crepe_dist.data.char_encoder import CharEncoder, describe_truncation
-from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.distributed.launch import set_omp_threads
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.output_streams import is_stream, open_stream
 from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.native.library import num_threads
-from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags
+from crepe_dist.predicting.input_reader import INPUT_FORMATS, InputReader, InputRow, open_inputs_for_model
 from crepe_dist.predicting.output_file import temporary_output
 from crepe_dist.predicting.output_formats import (
     OUTPUT_FORMATS,
@@ -35,10 +34,12 @@ from crepe_dist.predicting.output_formats import (
 )
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
+from crepe_dist.preparing.formats import NOT_UTF_8
+from crepe_dist.preparing.formats.lines import SAVE_AS_UTF_8
 from crepe_dist.preparing.sources import PIPE, format_by_suffix
 from crepe_dist.settings.fields import (
     ANY_TEXT,
+    COLUMN,
     NON_EMPTY,
     Choice,
     Repeated,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
+class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
     """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
 
     The output contains one prediction per row, in the order of the rows. If a row cannot be classified, its prediction
@@ -70,6 +71,18 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe predict --text "what a wonderful little film" --explain
         """
 
+    input_format: str | None = setting(
+        None,
+        "Format of the input file. Default: determined by the file name; lines if the name has no known suffix.",
+        Choice(INPUT_FORMATS),
+    )
+    text_column: tuple[str, ...] = setting(
+        (),
+        "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
+        "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
+        "is guessed.",
+        Repeated(COLUMN),
+    )
     text: tuple[str, ...] = setting(
         (), "Text to classify, instead of a file. Repeat the option for multiple texts.", Repeated(ANY_TEXT)
     )
@@ -77,6 +90,11 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         None,
         "Texts to classify: a file, plain or .gz, or its URL. Default: standard input (-).",
         NON_EMPTY,
+    )
+    windows: bool = setting(
+        False,
+        "Read a long text completely, in overlapping windows. The prediction is computed from the mean of the windows' "
+        "logits, weighted by the number of known characters in each window. Default: a long text is truncated.",
     )
     top: int | None = setting(
         None,
@@ -126,6 +144,8 @@ def _check(args: Any) -> None:
         raise UserError("--text and --file exclude each other", remedy="for a column of a file, use --text-column")
     if args.format in TABLE_FORMATS and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
+    if args.windows and args.explain:
+        raise UserError("--windows does not support --explain", remedy="leave one of them out")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
         if args.out is None or _is_stream(args.out):
@@ -152,7 +172,7 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         layout = {"columns": columns, "is_multilabel": predictor.is_multilabel}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
         formatter = create_formatter(args.format, args.top, len(predictor.classes), **layout)
-        classifier = _RowClassifier(predictor, formatter)
+        classifier = _RowClassifier(predictor, formatter, args.windows)
         num_processes = 1
         if isinstance(groups, InputReader) and file is not None and os.path.isfile(file):
             from crepe_dist.model.inference import CpuInferenceEngine
@@ -212,6 +232,7 @@ class _RowClassifier:
 
     predictor: "Predictor"
     formatter: Formatter
+    windows: bool
     clean: Callable[[str], str] = str
 
     def __call__(self, rows: list[InputRow]) -> tuple[Any, RowCounts]:
@@ -243,7 +264,7 @@ class _RowClassifier:
             yield "", _count_rows([(row, prediction)])
 
     def _predict(self, rows: list[InputRow]) -> list[InputAndPrediction]:
-        predictions = self.predictor.predict_stream(row.text for row in rows if not row.error)
+        predictions = self.predictor.predict_stream((row.text for row in rows if not row.error), self.windows)
         return [(row, Prediction("", 0.0, (), 0, row.error) if row.error else next(predictions)) for row in rows]
 
 
@@ -268,7 +289,7 @@ def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
     if counts.truncated:
         texts = f"{counts.truncated:,} of {pluralize(counts.rows, 'text')} {'is' if counts.truncated == 1 else 'are'}"
         length = f"{encoding.feature_len:,} characters"
-        read = f"the network reads only {describe_truncation(encoding.to_dict())}"
+        read = f"the network reads only {describe_truncation(encoding.to_dict())}; to read everything, pass --windows"
         print(f"{texts} longer than {length}: {read}", file=sys.stderr)
     if counts.errors:
         where = f" in {out}" if out else ""
@@ -276,7 +297,7 @@ def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
         raise UserError(
             f"{sum(counts.errors.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
             join_words([f"{error} ({count:,})" for error, count in counts.errors.most_common()]),
-            ENCODING_REMEDY if NOT_UTF_8 in counts.errors else remedy,
+            SAVE_AS_UTF_8 if NOT_UTF_8 in counts.errors else remedy,
         )
 
 
@@ -288,14 +309,14 @@ def _inputs(
     The id column and, by default, the text columns have the same names as in the training data.
     """
     if args.text:
-        texts = enumerate(map(strip_field_separators, args.text), start=1)
+        texts = enumerate(args.text, start=1)
         return ("text",), [[InputRow(line, text, "", (text,)) for line, text in texts]], ","
     file = file or PIPE
     # If both files are Parquet files, write_parquet copies the columns with their types.
     keep_columns = args.format == "csv" or (
         args.format == "parquet" and (args.input_format or format_by_suffix(Path(file))) != "parquet"
     )
-    inputs = args.open_inputs(file, predictor, keep_columns=keep_columns)
+    inputs = open_inputs_for_model(file, predictor, args.input_format, args.text_column, keep_columns=keep_columns)
     if inputs.format == "parquet" and args.format == "csv":
         _warn_of_nested_columns(file, args.file, inputs.columns)
     return inputs.columns, inputs, inputs.delimiter

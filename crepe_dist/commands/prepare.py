@@ -16,15 +16,13 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crepe_dist import invocation
-from crepe_dist.data.dataset import UNLABELLED, open_dataset
-from crepe_dist.data.verification import verify
+from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.safe_read import escape_path
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.from_python import prepare_from_python
 from crepe_dist.preparing.worker_pool import ProgressCallback, print_nothing
 from crepe_dist.reports import data_page
-from crepe_dist.settings.fields import PATH_ARGUMENT, setting
 
 if TYPE_CHECKING:
     from crepe_dist.preparing.from_python import Table
@@ -110,20 +108,9 @@ class Prepare(PreparationFlags):
         crepe prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
         zcat logs-*.gz | crepe prepare - --input-format jsonl --out data/logs
         crepe prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
-        crepe prepare --verify data/reviews
         """
 
-    verify: Path | None = setting(
-        None,
-        "Check the files of a prepared folder against their checksums, without preparing anything.",
-        PATH_ARGUMENT,
-    )
-
     def run(self) -> None:
-        if self.verify is not None:
-            verify(open_dataset(self.verify))
-            print(f"{self.verify} is unchanged since it was prepared")
-            return
         if not self.source:
             raise UserError(
                 "there is nothing to prepare",

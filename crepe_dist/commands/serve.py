@@ -68,7 +68,6 @@ def _serve(args: Serve) -> None:
         metrics = ServiceMetrics(predictor.path.name, predictor.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
-            metrics.count_characters(rows, predictor.encoding)
             return list(predictor.predict_stream(iter(rows)))
 
         batcher = DynamicBatcher(predict, predictor.explain, metrics.batch_texts.observe)

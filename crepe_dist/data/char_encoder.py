@@ -9,6 +9,7 @@ If a text has more ids than a network reads, its middle is removed and one blank
 and the end of a text are the most informative. The encoding of the notebook removes the end of a long text.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -282,6 +283,17 @@ class CharEncoder:
         """Return the id of each code point that has one id, uint8 [n]. All other code points are ``PAD_UNK_ID``."""
         return np.asarray(self._table[points])
 
+    def windows(self, text: str) -> tuple[CharIds, CharIds]:
+        """Return the ids of a whole text, uint8 [n], and its overlapping windows, uint8 [windows, feature_len].
+
+        The number of windows is the smallest that covers the text, and the windows are evenly spaced. A text that fits
+        into ``feature_len`` has one window.
+        """
+        char_ids, length = self._char_ids_of(self._expand(text)), self.feature_len
+        padded = np.pad(char_ids, (0, max(0, length - len(char_ids))), constant_values=PAD_UNK_ID)
+        starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
+        return char_ids, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
+
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of ids of each text before truncation, int64 [n]."""
         return np.array([len(self._spell(text)) for text in self._mark_capitals(texts)], np.int64)
@@ -327,11 +339,6 @@ class CharEncoder:
     def has_id(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Return a mask of the code points that have an id: uint32 [n] → bool [n]."""
         return np.asarray(self._known[points])
-
-    def count_unknown(self, text: str) -> tuple[int, int]:
-        """Return two counts for a text: its characters without an id, and all its characters. Ignore white space."""
-        symbols = "".join(text.split())
-        return len(symbols) - int(self._known[_code_points(symbols)].sum()), len(symbols)
 
     def multi_id_characters(self) -> dict[str, list[int]]:
         """Return the ids of each character that has more than one id.

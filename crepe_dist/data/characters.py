@@ -13,7 +13,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.fields import Case
@@ -83,23 +82,20 @@ def frequent_alphabet(counts: Mapping[int, int], case: Case) -> tuple[str, str]:
     return sort_alphabet([*always, *own]), sort_alphabet(rare)
 
 
-def split_frequent_and_rare(
-    characters: Sequence[str], num_ids: int, num_rare: int = 0
-) -> tuple[Sequence[str], Sequence[str]]:
+def split_frequent_and_rare(characters: Sequence[str], num_ids: int) -> tuple[Sequence[str], Sequence[str]]:
     """Divide characters into characters with one id and characters with two ids. The remaining characters are omitted.
 
     Args:
         characters: Characters in the order of descending frequency.
         num_ids: Number of ids.
-        num_rare: Number of further characters with two ids. They use the same ids as the rare characters.
 
     Returns:
         The characters with one id, and the characters with two ids.
     """
     own = min(len(characters), num_ids)
-    while own and _max_rare(num_ids - own) - num_rare < min(len(characters) - own, MAX_RARE_CHARACTERS - num_rare):
+    while own and _max_rare(num_ids - own) < min(len(characters) - own, MAX_RARE_CHARACTERS):
         own -= 1
-    return characters[:own], characters[own : own + _max_rare(num_ids - own) - num_rare]
+    return characters[:own], characters[own : own + _max_rare(num_ids - own)]
 
 
 def _max_rare(num_ids: int) -> int:
@@ -110,11 +106,8 @@ def _max_rare(num_ids: int) -> int:
 def is_in_words(character: str) -> bool:
     """Return True if a character is a part of a word.
 
-    Such a character is a letter, digit or mark of a script that separates words with spaces, or it encodes the value of
-    a feature column.
+    Such a character is a letter, digit or mark of a script that separates words with spaces.
     """
-    if ord(character) in FEATURE_CODE_POINTS:
-        return True
     return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in points for points in UNSEPARATED)
 
 
@@ -131,7 +124,7 @@ def pair_base(rare: Sized) -> int:
 def check_alphabet(alphabet: str, rare: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have returned this alphabet and these rare characters."""
     is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, rare))
-    visible = [c for c in alphabet + rare if c not in (CAPITAL, CAPITALS) and ord(c) not in FEATURE_CODE_POINTS]
+    visible = [c for c in alphabet + rare if c not in (CAPITAL, CAPITALS)]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
     fits = len(alphabet) + 2 * pair_base(rare) <= MAX_CHARACTERS and set(rare).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):

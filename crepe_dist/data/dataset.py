@@ -277,10 +277,8 @@ class Dataset:
         documents = self.documents_in(name)
         original = documents.text(row)
         if original is None:
-            return "".join(
-                map(self.preprocessor.describe_character, self.encoder.decode(documents.char_ids(np.array([row]))[0]))
-            )
-        return self.preprocessor.display_text(original)
+            return self.encoder.decode(documents.char_ids(np.array([row]))[0])
+        return original
 
     def origin(self, name: str, row: int) -> SourceRow:
         """Return the source file and the line of a row.

@@ -39,8 +39,8 @@ def training_subprocess(
 
     Args:
         settings: Settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
-        folder: Existing folder that becomes the working directory of the process. The configuration file, the log and
-            crash reports are written to it.
+        folder: Existing folder that becomes the working directory of the process. The configuration file and the log
+            are written to it.
         processes: Number of processes.
     """
     write_text(folder / CONFIG, yaml.safe_dump(group_settings(settings), sort_keys=False))

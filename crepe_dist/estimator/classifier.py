@@ -17,7 +17,7 @@ from crepe_dist.estimator.fitting import DEFAULT_VALIDATION_FRACTION, fit_checkp
 from crepe_dist.predicting.input_reader import InvalidInput, extract_texts
 from crepe_dist.predicting.loading import open_files
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
-from crepe_dist.preparing.dataframe_source import is_missing, is_table
+from crepe_dist.preparing.dataframe_source import is_missing
 from crepe_dist.preparing.formats.columns import ColumnSpec
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: Number of epochs. ``None`` selects the default of ``crepe train``.
         learning_rate: Initial learning rate. ``None`` selects the default of ``crepe train``.
         batch_size: Number of texts per step, over all processes. ``None`` selects the default of ``crepe train``.
-        category: Names of the categorical columns of a data frame (``crepe prepare --category``).
-        number: Names of the numeric columns of a data frame (``crepe prepare --number``).
         max_length: Maximum number of characters that are read. If a text is longer, its start and its end are read. If
             it is ``None``, the maximum length is the smallest one that keeps 99 % of the training texts complete.
         validation_fraction: Fraction of the texts that form the validation split. The validation split is used to
@@ -73,8 +71,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int | None = None,
-        category: str | Sequence[str] = (),
-        number: str | Sequence[str] = (),
         max_length: int | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
@@ -90,8 +86,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.batch_size = batch_size
-        self.category = category
-        self.number = number
         self.max_length = max_length
         self.validation_fraction = validation_fraction
         self.patience = patience
@@ -126,10 +120,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             ValueError: The texts, labels or parameters cannot be used.
             UserError: The training failed.
         """
-        columns = self._columns()
-        if columns.feature_columns and not is_table(X):
-            raise InvalidInput(f"the texts have no column {columns.feature_columns[0]!r}", remedy="give a data frame")
-        texts = extract_texts(X, columns)
+        texts = extract_texts(X, ColumnSpec())
         is_multilabel = _is_multilabel(y)
         classes, targets = encode_multilabel(y, texts) if is_multilabel else encode_labels(y, texts)
         labelled = np.arange(len(texts)) if is_multilabel else np.flatnonzero(targets != UNLABELLED)
@@ -141,12 +132,10 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             values = check_groups(groups, texts)
             table["group"] = [values[row] for row in labelled]
         unlabelled_texts = [] if is_multilabel else [texts[row] for row in np.flatnonzero(targets == UNLABELLED)]
-        unlabelled_texts += [] if unlabelled is None else extract_texts(unlabelled, columns)
+        unlabelled_texts += [] if unlabelled is None else extract_texts(unlabelled, ColumnSpec())
         needs_validation = bool(unlabelled_texts) or self.min_precision is not None
         options = {
             "labels": "multilabel" if is_multilabel else "single",
-            "category": columns.categories,
-            "number": columns.numbers,
             "feature_len": self.max_length or "auto",
             "validation": self.validation_fraction or (DEFAULT_VALIDATION_FRACTION if needs_validation else 0),
         }
@@ -205,7 +194,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         labels are independent.
         """
         check_is_fitted(self)
-        texts = extract_texts(X, self._columns())
+        texts = extract_texts(X, ColumnSpec())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
         (predictor,) = self._opened
@@ -217,12 +206,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             for label, probability in prediction.ranking:
                 probabilities[row, int(label)] = probability
         return probabilities if self.several_ else probabilities / probabilities.sum(axis=1, keepdims=True)
-
-    def _columns(self) -> ColumnSpec:
-        categories, numbers = (
-            (names,) if isinstance(names, str) else tuple(names) for names in (self.category, self.number)
-        )
-        return ColumnSpec(categories=categories, numbers=numbers)
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
         """Return the settings of the training run, keyed by their dotted names.

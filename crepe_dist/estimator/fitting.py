@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number
 from crepe_dist.elastic.training_subprocess import error_from_log, iter_log_lines, training_subprocess
-from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.errors import escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
 from crepe_dist.files.safe_read import read_bytes
@@ -42,8 +41,7 @@ def fit_checkpoint(
             a column "group" if they have groups.
         unlabelled: Texts without labels.
         settings: Settings of the training run, keyed by their dotted names.
-        options: Further arguments of ``crepe_dist.prepare``. If they name feature columns (``category`` and
-            ``number``), each text must be followed by the values of these columns.
+        options: Further arguments of ``crepe_dist.prepare``.
         processes: Number of processes that train.
         verbose: Argument ``verbose`` of ``CrepeClassifier``.
 
@@ -53,20 +51,19 @@ def fit_checkpoint(
     # The classes of the checkpoint are indices, not the labels of the caller. The indices are written as text, so that
     # the checkpoint does not store a type of labels.
     labels = [list(map(str, label)) if isinstance(label, list) else str(label) for label in table["label"]]
-    table = {**table, **_split_columns(table["text"], options), "label": labels}
+    table = {**table, "label": labels}
     # Training requires a test split. A copy of the first non-blank text is used as the test split.
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     options = {
         **options,
         **{name: name for name in ("text", "label", "weight", "group") if name in table},
         "test": {name: column[row : row + 1] for name, column in table.items() if name != "group"},
-        "unlabelled": _split_columns(unlabelled, options) if unlabelled else None,
+        "unlabelled": {"text": list(unlabelled)} if unlabelled else None,
         "seed": settings["training.seed"] % 2**32,
         "max_bad": 1.0,
-        "processes": 1,
     }
     with temporary_folder() as folder:
-        prepare_from_python(table, folder / "data", options)
+        prepare_from_python(table, folder / "data", options, processes=1)
         settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **NO_REPORTS}
         with training_subprocess(settings, folder, processes) as process:
             for line in iter_log_lines(process, folder) if verbose else ():
@@ -77,18 +74,3 @@ def fit_checkpoint(
             raise error_from_log(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
         return {file.name: read_bytes(file, MAX_CHECKPOINT_BYTES) for file in (path, path.with_suffix(".json"))}
-
-
-def _split_columns(texts: Sequence[str], options: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Split rows into columns: the text, and the feature columns. Return the columns by name."""
-    names = (*options["category"], *options["number"])
-    if reserved := {"text", "label", "weight", "group"}.intersection(names):
-        raise UserError(f"a feature column has the reserved name {reserved.pop()}", remedy="rename it")
-    if not names:
-        return {"text": list(texts)}
-    table = dict(zip(("text", *names), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts)))))
-    for name in options["number"]:
-        for row, value in enumerate(table[name]):
-            if problem := describe_unusable_number(name, value):
-                raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")
-    return table

@@ -134,7 +134,6 @@ def load_eval_rows(
 def _check_same_preparation(predictor: Predictor, dataset: Dataset) -> None:
     """Check that a data set was prepared in the same way as the training data of the model."""
     pairs: dict[str, tuple[Any, Any]] = {
-        "feature columns": (predictor.composition.feature_columns, dataset.preprocessor.feature_columns),
         "encoding": (predictor.encoding, dataset.encoder),
         "removal of HTML": (predictor.composition.strip_html, dataset.preprocessor.strip_html),
         "number of labels": (predictor.is_multilabel, dataset.label_kind == MULTILABEL),

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist.data.augmentation import in_case, with_typos
-from crepe_dist.data.char_encoder import CharIds
-from crepe_dist.data.dataset import SPLITS_WITH_TEXTS, Dataset, Split
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import escape_controls
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
@@ -65,7 +64,7 @@ def score(args: Any, group: ProcessGroup) -> None:
     opened = group.run_on_all("model", lambda: open_checkpoint(path))
     predictor = opened.to(args.device, group)
     columns = ColumnSpec(args.label, args.text, labels=split_names(args.label_columns))
-    explicit = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
+    explicit = ReadOptions(args.input_format, columns, encoding=args.encoding)
     with temporary_folder() as folder:
         rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, group, explicit)
         if group.is_root:
@@ -73,26 +72,13 @@ def score(args: Any, group: ProcessGroup) -> None:
             title = f"{escape_controls(path.name)} on {escape_controls(rows.name)}, {documents}"
             print(title, *rows.notes(), "", sep="\n")
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
-        feature_columns = predictor.composition.feature_columns if rows.split in SPLITS_WITH_TEXTS else ()
         score_view = partial(evaluate_on, predictor=predictor, group=group, batch_size=args.batch_size)
         scores = score_view(split)
         noisy = {rate: score_view(with_typos(split, rate, encoder=encoding)) for rate in args.typos}
         cases = {"lower": False, "upper": True} if encoding.mark_ids else {}
         other_case = {name: score_view(in_case(split, is_upper, encoding)) for name, is_upper in cases.items()}
-        reduced = {column.name: score_view(without_column(split, column.name, predictor)) for column in feature_columns}
         if group.is_root:
-            _write(args, predictor, rows, scores, noisy, other_case, reduced)
-
-
-def without_column(split: Split, name: str, predictor: Predictor) -> Split:
-    """Return a view of a split without the values of a feature column."""
-    composition, encoding = predictor.composition, predictor.encoding
-
-    def alter(char_ids: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
-        texts = (composition.hide_column(name, split.text(row) or "") for row in rows.tolist())
-        return encoding.encode(list(map(composition.without_html_stripping.text, texts)))
-
-    return split.with_transform(alter)
+            _write(args, predictor, rows, scores, noisy, other_case)
 
 
 def evaluate_on(
@@ -115,14 +101,12 @@ def _write(
     scores: AnyScores,
     noisy: dict[float, AnyScores],
     other_case: dict[str, AnyScores],
-    reduced: dict[str, AnyScores],
 ) -> None:
     """Write the scores to the terminal and to the files that the flags specify.
 
     Args:
         noisy: Scores of the split with typos, by the probability of a typo.
         other_case: Scores of the split in lower case (``lower``) and in capitals (``upper``).
-        reduced: Scores of the split without the values of a feature column, by the name of the column.
     """
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
@@ -130,7 +114,6 @@ def _write(
         print(f"\n{worst}")
     descriptions = {f"with a typo in {percent(prob)} of the characters": view for prob, view in noisy.items()}
     descriptions |= {CASE_DESCRIPTIONS[name]: view for name, view in other_case.items()}
-    descriptions |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
     for description, view in descriptions.items():
         name = score_name(view.is_multilabel)
         print(f"\n{description}: {name} {percent(view.accuracy)}   macro F1 {view.macro_f1:.3f}   loss {view.loss:.4f}")
@@ -159,7 +142,6 @@ def _write(
         numbers["per_class"] = scores.per_class(dataset.classes)
         numbers["typos"] = [{"rate": prob, **view.summary()} for prob, view in noisy.items()]
         numbers["case"] = {name: view.summary() for name, view in other_case.items()}
-        numbers["without"] = {name: view.summary() for name, view in reduced.items()}
         write_json(args.json, numbers, follow=True)
     if args.html is not None:
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),

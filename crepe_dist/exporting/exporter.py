@@ -111,7 +111,7 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
         return []
     count = len(dataset.splits["test"])
     rows = np.linspace(0, count - 1, min(NUM_TEXTS, count)).astype(int).tolist()
-    return [dataset.preprocessor.without_html_stripping.text(dataset.splits["test"].text(row) or "") for row in rows]
+    return [dataset.splits["test"].text(row) or "" for row in rows]
 
 
 def dataset_of_run(path: Path) -> Path:

@@ -21,7 +21,6 @@ from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
 from crepe_dist.formatting import size
 from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
 MODEL = "model.onnx"
@@ -66,9 +65,6 @@ def _build_model(predictor: Predictor) -> bytes:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     metadata: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **config.settings()}
     metadata |= {**predictor.encoding.to_dict(), "classes": predictor.classes}
-    metadata |= {
-        "feature_columns": checkpoint.read_preprocessor(predictor.metadata).to_dict().get("feature_columns", [])
-    }
     metadata |= {"temperature": temperature, "min_probability": predictor.min_probability}
     if predictor.thresholds is None:
         graph.node("Softmax", logits, name="probabilities", axis=1)

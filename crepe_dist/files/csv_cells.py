@@ -18,8 +18,6 @@ from crepe_dist.files.atomic_write import atomic_text
 _FORMULA = re.compile(r"'*(?:[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]\s*\S)")
 # A number is safe, even if it starts with a sign.
 _NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
-# Name of an empty column that marks a file with escaped cells. The column survives when a spreadsheet saves the file.
-ESCAPED_MARKER = "apostrophe before formulas"
 PREDICTION_COLUMNS = ("predicted_class", "predicted_probability", "characters_cut", "problem")  # Columns of `predict`.
 
 
@@ -58,11 +56,8 @@ def unescape_cell(text: str) -> str:
 
 
 def has_escaped_cells(columns: Collection[str]) -> bool:
-    """Return whether the column names show that the cells of a table are escaped.
-
-    Two kinds of tables have escaped cells: texts to label, which have a marker column, and predictions.
-    """
-    return ESCAPED_MARKER in columns or all(name in columns for name in PREDICTION_COLUMNS)
+    """Return whether the column names show that the cells of a table are escaped: they are those of predictions."""
+    return all(name in columns for name in PREDICTION_COLUMNS)
 
 
 def _is_formula(text: str) -> bool:

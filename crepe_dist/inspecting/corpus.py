@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import write_array
-from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_documents, write_manifest
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.errors import UserError
@@ -64,27 +63,17 @@ class Corpus:
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
-    def normalize_texts(self, char_ids: CharIds) -> list[str]:
-        """Return the letters and digits of each text in lower case. Near duplicates have the same result."""
-        return ["".join(filter(str.isalnum, self.dataset.encoder.decode(row).lower())) for row in char_ids]
-
-    @cached_property
-    def normalized_texts(self) -> list[str]:
-        """Letters and digits of all texts; see ``normalize_texts``."""
-        chunks = (self.documents.char_ids(numbers) for numbers in iter_chunks(np.arange(len(self))))
-        return [text for char_ids in chunks for text in self.normalize_texts(char_ids)]
-
     @cached_property
     def duplicate_groups(self) -> Rows:
         """Number of the first near duplicate of each text, int64 [texts]. The first near duplicate may be the text
         itself.
 
-        A text without letters and digits has no duplicates.
+        Near duplicates have the same letters and digits. A text without letters and digits has no duplicates.
         """
+        rows = (row for numbers in iter_chunks(np.arange(len(self))) for row in self.documents.char_ids(numbers))
+        texts = ("".join(filter(str.isalnum, self.dataset.encoder.decode(row).lower())) for row in rows)
         first: dict[str, int] = {}
-        return np.array(
-            [first.setdefault(text, n) if text else n for n, text in enumerate(self.normalized_texts)], np.int64
-        )
+        return np.array([first.setdefault(text, n) if text else n for n, text in enumerate(texts)], np.int64)
 
     def assign_folds(self, num_folds: int, seed: int) -> Rows:
         """Assign each text to a fold, int64 [texts]. All folds have about the same proportion of each class.

@@ -11,7 +11,7 @@ from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 
 # Names of the CSV files.
-ERRORS, PAIRS, LABEL_NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
+ERRORS, PAIRS = "label_errors.csv", "class_pairs.csv"
 # Maximum number of pairs of classes in a CSV file.
 MAX_PAIRS = 100
 # Row of a CSV file.

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import pluralize
-from crepe_dist.inspecting.candidate_pool import CandidatePool
 from crepe_dist.inspecting.corpus import Corpus, iter_chunks
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 from crepe_dist.predicting.loading import load
@@ -19,19 +18,16 @@ from crepe_dist.settings.config import NO_REPORTS
 Floats = npt.NDArray[np.float64]
 
 
-def predict_out_of_fold(
-    corpus: Corpus, network: str, num_folds: int, seed: int, pool: CandidatePool | None
-) -> tuple[Floats, Floats]:
+def predict_out_of_fold(corpus: Corpus, network: str, num_folds: int, seed: int) -> Floats:
     """Train a network for each fold on all other folds, and predict the texts of the fold. Print a line per fold.
 
     Args:
         network: Setting ``model.network``.
         num_folds: Number of folds.
         seed: Random seed of the folds and of training.
-        pool: Unlabelled texts, which every network predicts; ``None`` if there are no unlabelled texts.
 
     Returns:
-        Calibrated probabilities of all texts, and mean probabilities of the unlabelled texts, float64 [texts, classes].
+        Calibrated probabilities of all texts, float64 [texts, classes].
 
     Raises:
         UserError: Training failed.
@@ -39,8 +35,6 @@ def predict_out_of_fold(
     num_classes = len(corpus.dataset.classes)
     folds = corpus.assign_folds(num_folds, seed)
     logits = np.zeros((len(corpus), num_classes), np.float32)
-    pool_sums = np.zeros((len(pool) if pool else 0, num_classes))
-    num_trained = 0
     for number in range(num_folds):
         started = time.monotonic()
         held_out = np.flatnonzero(folds == number)
@@ -51,18 +45,13 @@ def predict_out_of_fold(
             predictor = _train(data.folder, folder, network, seed)
             for numbers in iter_chunks(held_out):
                 logits[numbers] = predictor.logits(corpus.documents.char_ids(numbers))
-            if pool:
-                for numbers in iter_chunks(np.arange(len(pool))):
-                    pool_sums[numbers] += softmax(predictor.logits(pool.char_ids(numbers)), np.float64)
-        num_trained += 1
         seconds = time.monotonic() - started
         scored = f"fold {number + 1} of {num_folds}: {pluralize(len(held_out), 'text')} scored"
         print(f"{scored}, {seconds:.0f} s", flush=True)
     fitter = TemperatureFitter()
     for numbers in iter_chunks(np.arange(len(corpus))):
         fitter.add(logits[numbers], corpus.labels[numbers])
-    probabilities = softmax(logits / np.float32(fitter.calibration().temperature), np.float64)
-    return probabilities, pool_sums / num_trained
+    return softmax(logits / np.float32(fitter.calibration().temperature), np.float64)
 
 
 def _train(data: Path, folder: Path, network: str, seed: int) -> Predictor:

@@ -84,7 +84,7 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _join(rows: ParquetReader, groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Join the rows of a Parquet file with the records by line number. Drop rows that have no record."""
+    """Join the rows of a Parquet file with the records by line number."""
     records = chain.from_iterable(groups)
     record, num_unreadable = next(records, None), 0
     for batch in rows:
@@ -108,14 +108,7 @@ def _copied_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schem
     If the rows cannot be read a second time, the columns are null, and the reason is written into the records.
     """
     if not batch.invalid:
-        content: pa.RecordBatch = batch.content
-        places = [record[0] - batch.line for record in records]
-        if len(places) == content.num_rows:
-            return list(content.columns)
-        try:
-            return list(content.take(pa.array(places)).columns)
-        except pa.ArrowNotImplementedError:  # ``take`` does not support all types, such as string views.
-            return list(pa.concat_batches([content.slice(place, 1) for place in places]).columns)
+        return list(batch.content.slice(records[0][0] - batch.line, len(records)).columns)
     for record in records:
         record[-1] = record[-1] or f"line {record[0]}: {batch.invalid[0].reason}"
     num_added = len(records[0]) - 1

@@ -1,9 +1,8 @@
 """Reader of texts to classify, from files, pipes and memory. Invalid rows keep their positions."""
 
 import heapq
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import pluralize
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing, is_table
-from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow, OpenFile, RawBatch, Row, check_text
+from crepe_dist.preparing.formats import InvalidRow, OpenFile, RawBatch, Row, check_text
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
-from crepe_dist.settings.fields import COLUMN, Choice, Repeated, Settings, setting
-from crepe_dist.settings.flags import ENCODING, UTF_8, TextEncoding
+from crepe_dist.settings.flags import UTF_8
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -139,7 +136,7 @@ def open_inputs(
         name: Path of the file, or ``-`` for standard input.
         format: One of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
             no known suffix, the format is lines.
-        reading: Header and columns. The attribute ``format`` is ignored.
+        reading: Columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
@@ -158,35 +155,22 @@ def open_inputs(
     return InputReader(opened if path else opened._replace(name="standard input"))
 
 
-@dataclass
-class TextFlags(Settings):
-    """Format and columns of a file that contains texts."""
+def open_inputs_for_model(
+    name: str,
+    model: "Predictor",
+    format: str | None = None,
+    texts: Sequence[str] = (),
+    *,
+    keep_columns: bool = False,
+) -> InputReader:
+    """Open a file that contains texts, for a model; see ``open_inputs``.
 
-    input_format: str | None = setting(
-        None,
-        "Format of the input file. Default: determined by the file name; lines if the name has no known suffix.",
-        Choice(INPUT_FORMATS),
-    )
-    encoding: str | None = setting(None, ENCODING, TextEncoding())
-    text_column: tuple[str, ...] = setting(
-        (),
-        "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
-        "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
-        "is guessed.",
-        Repeated(COLUMN),
-    )
-
-    def open_inputs(self, name: str, model: "Predictor", *, keep_columns: bool = False) -> InputReader:
-        """Open a file that contains texts, for a model; see the function ``open_inputs``."""
-        explicit = ReadOptions(columns=ColumnSpec(texts=tuple(self.text_column)), encoding=self.encoding)
-        options = unlabelled_options(model.reading, model.composition, model.id, explicit)
-        return open_inputs(name, self.input_format, options, keep_columns=keep_columns)
-
-
-def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
-    """Warn if rows are skipped because their bytes are invalid in the encoding of the file."""
-    if count := sum(row.error.startswith(NOT_UTF_8) for row in rows):
-        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
+    Args:
+        texts: Text columns that the user specified.
+    """
+    explicit = ReadOptions(columns=ColumnSpec(texts=tuple(texts)))
+    options = unlabelled_options(model.reading, model.composition, model.id, explicit)
+    return open_inputs(name, format, options, keep_columns=keep_columns)
 
 
 class InvalidInput(UserError, ValueError):
@@ -219,7 +203,6 @@ def labelled_options(
         trained,
         format=explicit.format,
         default_format=trained.format,
-        header=trained.header if explicit.header == "auto" else explicit.header,
         columns=columns,
         strip_html=composition.strip_html,
         encoding=explicit.encoding,
@@ -233,22 +216,19 @@ def unlabelled_options(
     """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
     A file of unlabelled texts may lack the label column, which shifts the other columns. The column numbers of the
-    training data are therefore not used. The file may also lack a header, even if the training data had one.
+    training data are therefore not used.
     """
     options = labelled_options(trained, composition, id, explicit)
     return replace(
         options,
-        header="auto" if options.header == "yes" else options.header,
         columns=replace(options.columns, labels=(), texts=explicit.columns.texts),
         labelling=LabelFormat(),
     )
 
 
 def model_columns(composition: TextPreprocessor, **attributes: Any) -> ColumnSpec:
-    """Return the text columns and feature columns of a model, with further attributes of ``ColumnSpec``."""
-    categories = tuple(column.name for column in composition.feature_columns if column.categories is not None)
-    numbers = tuple(column.name for column in composition.feature_columns if column.categories is None)
-    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **attributes)
+    """Return the text columns of a model, with further attributes of ``ColumnSpec``."""
+    return ColumnSpec(preferred_texts=composition.columns, **attributes)
 
 
 def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:

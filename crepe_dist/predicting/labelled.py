@@ -72,7 +72,7 @@ def prepare_labelled(predictor: "Predictor", source: Any, folder: Path, explicit
         predictor: Model. The rows are read in the same way as its training data.
         source: File, folder, URL or table.
         folder: Temporary folder.
-        explicit: Format, header, columns and encoding that the user specified. They take precedence over the options
+        explicit: Format, columns and encoding that the user specified. They take precedence over the options
             of the training data.
 
     Returns:
@@ -90,7 +90,6 @@ def prepare_labelled(predictor: "Predictor", source: Any, folder: Path, explicit
         reading,
         max_bad=1.0,
         classes=tuple(predictor.classes),
-        feature_columns=predictor.composition.feature_columns,
     )
     manifest = prepare(find_scoring_sources(path, reading), folder / "data", spec)
     return dict(manifest["quarantine"])

@@ -12,7 +12,7 @@ A blank is the id of an unknown character. No gradients are needed, so occlusion
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,7 @@ class Explanation:
     """Evidence in a text for and against a class.
 
     Attributes:
-        text: Text as the network reads it. HTML tags are removed if the model strips HTML. If the model has feature
-            columns, the name and the value of each column follow the text.
+        text: Text as the network reads it. HTML tags are removed if the model strips HTML.
         label: Name of the explained class.
         prediction: Prediction for the text.
         truncated: Range of the characters that the network does not read because the text is too long.
@@ -62,24 +61,6 @@ class Explanation:
     truncated: range
     scores: tuple[float, ...]
     words: tuple[Word, ...]
-
-    def with_display_text(self, describe_character: Callable[[str], str]) -> "Explanation":
-        """Return a copy for display.
-
-        Args:
-            describe_character: Function that returns the display text of a character. Each character of the display
-                text gets the score of the replaced character.
-        """
-        pieces = list(map(describe_character, self.text))
-        ends = np.cumsum([0, *map(len, pieces)]).tolist()
-        text = "".join(pieces)
-        words = [
-            replace(word, text=text[ends[word.start] : ends[word.stop]], start=ends[word.start], stop=ends[word.stop])
-            for word in self.words
-        ]
-        scores = [score for score, piece in zip(self.scores, pieces) for _ in piece]
-        truncated = range(ends[self.truncated.start], ends[self.truncated.stop])
-        return replace(self, text=text, truncated=truncated, scores=tuple(scores), words=tuple(words))
 
 
 def occlude(

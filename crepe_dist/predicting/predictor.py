@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import CharEncoder, CharIds
 from crepe_dist.data.label_types import to_label_type
-from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
+from crepe_dist.data.text_preprocessing import EMPTY, TextPreprocessor
 from crepe_dist.distributed.device import CPU, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
@@ -27,7 +27,6 @@ from crepe_dist.model.inference import InferenceEngine, Logits
 from crepe_dist.predicting.input_reader import extract_texts, model_columns
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS, Prediction
-from crepe_dist.preparing.dataframe_source import is_table
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import Floats
@@ -37,10 +36,13 @@ from crepe_dist.settings.options import Precision
 AUTO = "auto"
 DEFAULT_PREPROCESSOR = TextPreprocessor()
 BATCH_SIZE = 256  # Maximum number of texts in a batch.
+WINDOWED_BATCH_SIZE = 16  # Number of texts in a batch if long texts are divided into windows.
 MAX_BATCH_CHARACTERS = 1 << 22  # Maximum number of characters in a batch. It bounds memory for long documents.
 MAX_SHOWN_CLASSES = 5  # Number of class names in ``repr``.
 MAX_CHECKPOINT_BYTES = 1 << 34  # Maximum size of a checkpoint file.
 CPU_NAME = "cpu"  # Value of the option ``device``.
+# Weight of a window without known characters. It is not 0, so that the mean over such windows is defined.
+MIN_WINDOW_WEIGHT = 1e-6
 
 
 @dataclass(eq=False, repr=False)
@@ -169,7 +171,7 @@ class Predictor:
         # This is the sigmoid function, computed with logaddexp so that it does not overflow.
         return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
 
-    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], *, windows: bool = False) -> list[Prediction]:
         """Classify texts. Return one prediction per text, in the order of the texts.
 
         If a text contains no known character, for example if it is empty, its prediction has an ``error``.
@@ -178,11 +180,13 @@ class Predictor:
             texts: A list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
                 column names to columns. The text columns of a table are selected in the same way as the text columns
                 of ``crepe predict --file``.
+            windows: Read a long text completely, in overlapping windows. The prediction is computed from the mean of
+                the windows' logits, weighted by the number of known characters in each window.
 
         Raises:
             UserError: A text is not a string, or ``texts`` has another type, such as a single string.
         """
-        predictions = self._predict_rows(texts)
+        predictions = self._predict_rows(texts, windows)
         if not self.label_type:
             return list(predictions)
         labels: dict[str, Any] = dict(zip(self.classes, to_label_type(self.classes, self.label_type)))
@@ -195,7 +199,7 @@ class Predictor:
             for prediction in predictions
         ]
 
-    def predict_proba(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+    def predict_proba(self, texts: Iterable[str], *, windows: bool = False) -> npt.NDArray[np.float64]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes]; see ``predict``.
 
         If a text cannot be classified, its row contains NaN. The probabilities of a multilabel model do not sum to 1.
@@ -204,33 +208,35 @@ class Predictor:
             np.full(len(self.classes), np.nan)
             if prediction.error
             else list(map(dict(prediction.ranking).get, self.classes))
-            for prediction in self._predict_rows(texts)
+            for prediction in self._predict_rows(texts, windows)
         ]
         return np.array(rows, np.float64).reshape(-1, len(self.classes))
 
-    def _predict_rows(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        rows = extract_texts(texts, model_columns(self.composition))
-        return self.predict_stream(iter(rows if is_table(texts) else map(strip_field_separators, rows)))
+    def _predict_rows(self, texts: Iterable[str], windows: bool) -> Iterator[Prediction]:
+        return self.predict_stream(iter(extract_texts(texts, model_columns(self.composition))), windows)
 
-    def predict_stream(self, texts: Iterator[str]) -> Iterator[Prediction]:
+    def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
         """Classify texts lazily, one batch at a time. Yield one prediction per text, in the order of the texts.
 
         Args:
-            texts: Texts. A text may end with the values of feature columns, as ``append_values`` appends them.
+            texts: Texts.
+            windows: See ``predict``.
         """
-        while rows := list(islice(texts, self._max_batch_size(BATCH_SIZE))):
-            pairs = list(map(self.composition.read, rows))
-            batch = [text for text, _ in pairs]
-            char_ids, lengths = self.encoding.encode_and_measure(batch)
-            logits, num_known = self.logits(char_ids), self.count_known(char_ids)
-            num_known = self.without_values(num_known, batch).tolist()
+        while rows := list(islice(texts, WINDOWED_BATCH_SIZE if windows else self._max_batch_size(BATCH_SIZE))):
+            batch = list(map(self.composition.text, rows))
+            if windows:
+                logits, num_known = self._logits_of_windows(batch)
+                lengths = np.zeros(len(batch), np.int64)
+            else:
+                char_ids, lengths = self.encoding.encode_and_measure(batch)
+                logits, num_known = self.logits(char_ids), self.count_known(char_ids)
             probabilities = self.probabilities(logits)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             is_long = (lengths > self.encoding.feature_len).tolist()
-            results = zip(pairs, probabilities.tolist(), orders, num_known, is_long)
-            for (text, error), row, order, characters_read, is_truncated in results:
+            results = zip(batch, probabilities.tolist(), orders, num_known.tolist(), is_long)
+            for text, row, order, characters_read, is_truncated in results:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
-                error = error or ("" if characters_read else NO_KNOWN_CHARACTERS)
+                error = EMPTY if not text.strip() else "" if characters_read else NO_KNOWN_CHARACTERS
                 characters_read = 0 if error else characters_read
                 rejected = ranking[0][1] < self.min_probability
                 labels = None
@@ -239,18 +245,26 @@ class Predictor:
                 truncated = len(self.encoding.truncated_range(text)) if is_truncated else 0
                 yield Prediction(*ranking[0], ranking, characters_read, error, rejected, labels, truncated)
 
+    def _logits_of_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:
+        """Return the mean logits of the windows of each text, and the number of known characters of each text.
+
+        The mean is weighted by the number of known characters per window, because a window of blanks or unknown
+        characters carries no information.
+        """
+        whole_texts, windows = zip(*map(self.encoding.windows, texts))
+        counts, char_ids = np.array(list(map(len, windows))), np.concatenate(windows)
+        size = self._max_batch_size(BATCH_SIZE)
+        batches = [self.logits(char_ids[start : start + size]) for start in range(0, len(char_ids), size)]
+        logits, starts = np.concatenate(batches), np.cumsum(counts) - counts
+        weights = np.maximum(self.count_known(char_ids), MIN_WINDOW_WEIGHT)[:, None]
+        means = np.add.reduceat(logits * weights, starts) / np.add.reduceat(weights, starts)
+        return means.astype(np.float32), np.array(list(map(self.count_known, whole_texts)))
+
     def count_known(self, char_ids: CharIds) -> npt.NDArray[np.int64]:
         """Count the known characters, without spaces, in character ids, uint8 […, n]."""
         return np.asarray(
             (self.encoding.starts_character(char_ids) & (char_ids != self.encoding.alphabet.find(" "))).sum(axis=-1)
         )
-
-    def without_values(self, num_known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Subtract the known characters that represent feature columns from the counts ``num_known`` of texts."""
-        if not self.composition.feature_columns:
-            return num_known
-        counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
-        return np.asarray(np.maximum(num_known + counts[:, 0] - counts[:, 1], 0))
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, 0 to 1, or the micro F1 of a multilabel model.
@@ -321,7 +335,7 @@ class Predictor:
         class is its score. The cost is one forward pass per character that the network reads, and one per word.
 
         Args:
-            text: Text. It may end with the values of feature columns, as ``append_values`` appends them.
+            text: Text.
             label: Class to explain. If it is ``None``, the most probable class is explained. ``Explanation.label`` is
                 always a string.
 
@@ -336,10 +350,7 @@ class Predictor:
         index = index if self.thresholds is None else 0
         scores, words = occlude(text, self.encoding, logits, self._max_batch_size(BATCH_SIZE), index)
         truncated = self.encoding.truncated_range(text)
-        explanation = Explanation(text, label, prediction, truncated, tuple(scores), tuple(words))
-        if not self.composition.feature_columns:
-            return explanation
-        return explanation.with_display_text(self.composition.describe_character)
+        return Explanation(text, label, prediction, truncated, tuple(scores), tuple(words))
 
     def _binary_logits(self, index: int, char_ids: CharIds) -> Logits:
         """Return logits for the presence and the absence of a label, float32 [n, 2]. The logit of absence is 0."""

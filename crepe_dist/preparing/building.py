@@ -27,11 +27,10 @@ from crepe_dist.data.arrays import (
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import ALL_SPLITS, MAX_WEIGHT, SHARD_BYTES, SPLITS_WITH_TEXTS, WEIGHTS, write_manifest
 from crepe_dist.data.targets import SINGLE_LABEL, Targets, argmax_classes, targets_file
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
-from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_case, fit_encoder
 from crepe_dist.preparing.grouping import Grouping
 from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
@@ -85,7 +84,7 @@ class BuildResult:
 
     Attributes:
         encoder: Character encoder after fitting.
-        preprocessor: Text preprocessor with the fitted feature columns.
+        preprocessor: Text preprocessor.
         classes: Names of the classes, in the order of their indices.
         assignment: Split of each row, or the reason why the row is left out, uint8 [rows]; see ``splitting``.
         targets: Labels of all rows. The labels of rows that are in no split are meaningless.
@@ -124,7 +123,6 @@ def build_dataset(
     # If a split has its own files, no rows are drawn for it.
     fractions: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in splits_with_files}
     given_split = split_of_file[collected.rows["file"]]
-    given_split[collected.lacks_label] = UNLABELLED
     names, known_labels = _find_classes(spec, collected, given_split)
     grouping = None
     if group_columns := spec.read_options.columns.groups:
@@ -154,19 +152,14 @@ def build_dataset(
             "give more rows, or smaller --test and --validation",
         )
     text_columns = collected.first_value("texts") or ()
-    feature_columns, value_characters = spec.feature_columns, ""
-    if spec.classes is None and spec.read_options.columns.feature_columns:
-        feature_columns, value_characters = fit_feature_columns(
-            spec.read_options.columns, collected.subset(np.flatnonzero(assignment == TRAIN)), workers
-        )
-    preprocessor = TextPreprocessor(tuple(text_columns), spec.read_options.strip_html, feature_columns)
+    preprocessor = TextPreprocessor(tuple(text_columns), spec.read_options.strip_html)
     fitted = collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
     if spec.fit_case:
         chosen = np.flatnonzero(assignment == TRAIN)
-        spec = fit_case(spec, collected.subset(chosen), labels[chosen], preprocessor, print_line)
+        spec = fit_case(spec, collected.subset(chosen), labels[chosen], print_line)
     encoder = spec.encoder
     if len(fitted):
-        encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)
+        encoder = fit_encoder(spec, fitted, workers, show_progress)
     del fitted  # Free the memory of many millions of indices.
     id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     groups = None if grouping is None else grouping.numbers(assignment)
@@ -190,7 +183,7 @@ def build_dataset(
         size = max(1, SHARD_BYTES // encoder.feature_len)
         split_rows = collected.subset(chosen)
         shards = enumerate(split_rows.iter_chunks(size))
-        write = partial(write_shard, folder, split, encoder, preprocessor, kinds)
+        write = partial(write_shard, folder, split, encoder, kinds)
         for shard_files, shard_counts in workers.map_in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
@@ -251,7 +244,6 @@ def write_shard(
     folder: Path,
     split: str,
     encoder: CharEncoder,
-    preprocessor: TextPreprocessor,
     kinds: tuple[str, ...],
     shard: tuple[int, RowSubset],
 ) -> tuple[Files, TextCounts]:
@@ -269,18 +261,12 @@ def write_shard(
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoder.feature_len))
     for chunk in map(RowSubset.records, rows.iter_chunks(step)):
         data = texts.get(chunk)
-        read = [text.decode("utf-8") for text in data]
-        if preprocessor.feature_columns:
-            read = list(map(preprocessor.without_html_stripping.text, read))
-        codes, lengths = encoder.encode_and_measure(read)
+        codes, lengths = encoder.encode_and_measure([text.decode("utf-8") for text in data])
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are both ASCII and in the alphabet. Counting only the remaining characters is faster than
         # counting all characters.
-        of_texts = (
-            (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.feature_columns else data
-        )
-        left = b"".join(of_texts).translate(None, known).decode("utf-8")
+        left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.code_points.update(dict(zip(values.tolist(), times.tolist())))

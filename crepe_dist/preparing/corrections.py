@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from crepe_dist.data.arrays import format_hash
-from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import unescape_cell
@@ -57,20 +56,15 @@ class Corrections:
         file: Name of the CSV file.
         sha256: SHA-256 of the CSV file.
         by_place: Corrections, keyed by file name and line number.
-        held_out: If True, rows of the validation and test splits are also corrected.
     """
 
     file: str
     sha256: str
     by_place: dict[Place, Correction]
-    held_out: bool = False
 
 
-def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
+def read_corrections(path: Path) -> Corrections:
     """Read a CSV file of corrections. A spreadsheet program may have saved the file.
-
-    Args:
-        held_out: See ``Corrections``.
 
     Raises:
         UserError: The file cannot be read, lacks one of ``COLUMNS``, or contains two different corrections of a row.
@@ -79,7 +73,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv that `inspect` wrote")
     name = escape_path(path)
     corrections: dict[Place, Correction] = {}
-    options = ReadOptions(header="yes", columns=ColumnSpec(label="label", texts=("suggested",)))
+    options = ReadOptions(columns=ColumnSpec(label="label", texts=("suggested",)))
     table = open_source(Source(path, name, format="csv"), options, keep_cells=True)
     if missing := [column for column in COLUMNS if column not in table.kept_columns]:
         raise UserError(f"{name} has no column {missing[0]!r}", remedy="name a label_errors.csv that `inspect` wrote")
@@ -95,7 +89,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
             raise UserError(
                 f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one of them"
             )
-    return Corrections(escape_path(path.name), sha256(path), corrections, held_out)
+    return Corrections(escape_path(path.name), sha256(path), corrections)
 
 
 def apply_corrections(
@@ -106,12 +100,10 @@ def apply_corrections(
     ``collected.labels`` and ``collected.corrections`` are replaced. The outcomes are:
 
     - ``applied``: the label was changed.
-    - ``held_out``: the row is in the validation or test split, and ``corrections.held_out`` is False.
+    - ``held_out``: the row is in the validation or test split.
     - ``kept``: the suggested label is empty, or equals the old label.
     - ``already``: the row already has the suggested label.
     - ``stale``: the row does not exist, its text has changed, or its single label has changed.
-
-    The key ``splits`` contains the number of changed labels in each split.
 
     Args:
         assignment: Split of each row. The splits were drawn before the corrections.
@@ -121,7 +113,7 @@ def apply_corrections(
         UserError: A suggested label is not in ``classes``, or all corrections are stale.
     """
     label_index = {label: index for index, label in enumerate(collected.labels)}
-    labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
+    labels, counts, stale = list(collected.labels), Counter[str](), ""
     rows = collected.map_for_writing()
     names = [source.name for source in collected.sources]
     first = {name: index for index, name in reversed(list(enumerate(names)))}
@@ -141,7 +133,7 @@ def apply_corrections(
         elif not is_same_text or (spec.label_kind == SINGLE_LABEL and labels[rows["label"][row]] != correction.label):
             counts[OUTDATED] += 1
             stale = stale or f"{file}:{line}"
-        elif assignment[row] in (VALIDATION, TEST) and not corrections.held_out:
+        elif assignment[row] in (VALIDATION, TEST):
             counts[HELD_OUT] += 1
         else:
             if label not in label_index:
@@ -149,7 +141,6 @@ def apply_corrections(
                 labels.append(label)
             rows["label"][row] = label_index[label]
             counts[APPLIED] += 1
-            changed[int(assignment[row])] += 1
     if counts[OUTDATED] and not counts[APPLIED] + counts[ALREADY_APPLIED] + counts[HELD_OUT]:
         raise UserError(
             f"none of the {counts[OUTDATED]:,} corrections in {corrections.file} is for these sources",
@@ -157,14 +148,7 @@ def apply_corrections(
             "give the sources and flags of the data set that was inspected, or inspect the data again",
         )
     outcomes = {name: counts[name] for name in OUTCOMES}
-    splits = {split: changed[code] for code, split in enumerate(SPLITS)}
-    report = {
-        "file": corrections.file,
-        "sha256": corrections.sha256,
-        **outcomes,
-        "splits": splits,
-        "first_stale": stale,
-    }
+    report = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "first_stale": stale}
     collected.labels, collected.corrections = labels, report
 
 

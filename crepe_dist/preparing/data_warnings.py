@@ -5,7 +5,7 @@ from typing import Any
 
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.formatting import join_words, number, percent, pluralize
+from crepe_dist.formatting import number, percent, pluralize
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
 from crepe_dist.settings.options import MIN_FEATURE_LEN
@@ -14,8 +14,6 @@ from crepe_dist.settings.options import MIN_FEATURE_LEN
 MIN_ROWS_PER_CLASS = 50
 # Maximum number of classes that a warning lists.
 MAX_SHOWN = 10
-# Maximum ratio of distinct values to training rows in a categorical column.
-MAX_CATEGORY_RATIO = 0.5
 # A defect is reported if at least this fraction of the rows has it.
 MIN_DEFECT_FRACTION = 0.005
 # A split whose drawn fraction differs from the requested one by more than this factor causes a warning.
@@ -41,14 +39,6 @@ def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
             f"{corrected['first_stale']}",
             "inspect this data again, or prepare it with the sources and flags of the data set that was inspected",
         )
-    changed = corrected.get("splits", {})
-    if held_out := {split: count for split, count in changed.items() if split != "train" and count}:
-        labels = join_words([f"{pluralize(count, 'label')} of the {split} split" for split, count in held_out.items()])
-        yield (
-            f"{corrected['file']} changed {labels}",
-            "if a model suggested these labels, similar models get too high a score",
-            "use --correct all only if a person has read each of these texts, otherwise leave it out",
-        )
     if count := reasons.get(NOT_UTF_8, 0):
         verb = "is" if count == 1 else "are"
         yield (
@@ -68,8 +58,7 @@ def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
         yield (
             f"{pluralize(absent, 'row')} without a label {'is' if absent == 1 else 'are'} left out",
             f"{number(summary['rows']['read'])} rows were read, and training needs a label for each",
-            "if this is intended, do nothing; --keep-unlabelled uses these rows as unlabelled texts; otherwise fill in "
-            "the labels, or name their column with --label",
+            "if this is intended, do nothing; otherwise fill in the labels, or name their column with --label",
         )
     if UNLABELLED in summary and "validation" not in summary["splits"]:
         yield (
@@ -114,27 +103,19 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
             "a network learns little from so few rows: "
             + ", ".join(small[:MAX_SHOWN])
             + " …" * (len(small) > MAX_SHOWN),
-            "collect more rows, or merge these classes with others"
-            + ("; --stratified divides the groups of each class" if "groups" in summary else ""),
+            "collect more rows, or merge these classes with others",
         )
     if max(train) > 0.9 * sum(train):
         yield (
             f"{percent(max(train), sum(train))} of the training rows belong to one class, "
             f"{classes[train.index(max(train))]}",
             "a model that always predicts this class gets a high accuracy without learning anything",
-            "read the scores per class, or reduce the large class with --max-per-class",
+            "read the scores per class, or give fewer rows of the large class",
         )
 
 
 def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
     feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
-    for column in summary["beside"]:
-        if column["values"] > MAX_CATEGORY_RATIO * summary["splits"]["train"]["rows"]:
-            yield (
-                f"column {column['name']} has {pluralize(column['values'], 'value')}, nearly one for each training row",
-                "most values of new rows will be unknown",
-                "leave out --category for this column; --id takes a column that identifies rows",
-            )
     if lengths["cut"] > 0.5:
         yield (
             f"{percent(lengths['cut'])} of the texts are cut",
@@ -168,17 +149,6 @@ def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
             if encoding != "utf-8"
             else "export the file as UTF-8, or undo the wrong conversion: iconv -f UTF-8 -t CP1252 FILE > REPAIRED",
         )
-    text_only = summary["duplicates"].get("text_alone", {}).get("across", {})
-    for pair, count in text_only.items():
-        split, other = pair.split(" in ")
-        with_columns = summary["duplicates"]["across"][pair]["near"]
-        if count["near"] > max(0.01 * summary["splits"][split]["rows"], with_columns):
-            yield (
-                f"{count['near']:,} {split} rows have a text that also occurs in the {other} split",
-                f"{count['exact']:,} texts are exact copies; {with_columns:,} rows also have the same columns; "
-                "this leakage inflates the accuracy",
-                "put all rows of a text into one split with a file for --test; --dedupe also compares the columns",
-            )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")
         if count["near"] > 0.01 * summary["splits"][split]["rows"]:

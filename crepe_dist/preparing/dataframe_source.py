@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
-from crepe_dist.data.text_preprocessing import append_values, join_columns
+from crepe_dist.data.text_preprocessing import join_columns
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import has_escaped_cells, unescape_cell
 from crepe_dist.preparing.formats import DETECTION_ROWS
@@ -59,13 +59,11 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
         if not isinstance(value, str):
             what = f"{name}: column {column!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text-column")
-    features = chosen.names_at(chosen.feature_columns)
     groups = chosen.names_at([i for i in chosen.groups if i is not None])
     plain = [name for name in (label, *labels, weight, id_, *groups) if name is not None]
     # If an id or group column is also a text column, it is written as text.
     converters: dict[str, Callable[[Any], Any]] = {
         **dict.fromkeys(plain, _label_to_json),
-        **dict.fromkeys(features, format_value),
         **dict.fromkeys(texts, _text_to_json),
     }
     with path.open("wb") as stream:
@@ -76,10 +74,7 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
             row = {column: convert(value) for (column, convert), value in zip(converters.items(), values)}
             # A lone surrogate is written as bytes that are not valid UTF-8, so the reader rejects the row.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    end = len(spec.categories)
-    return ColumnSpec(
-        label, texts, weight, labels, id_, categories=features[:end], numbers=features[end:], groups=groups
-    )
+    return ColumnSpec(label, texts, weight, labels, id_, groups=groups)
 
 
 def find_label_type(table: Any, label: str | None) -> str:
@@ -106,38 +101,30 @@ def _is_iterable(value: Any) -> bool:
 
 
 def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
-    """Return the texts of a table without labels.
-
-    As for a file, the values of feature columns are appended to each text. Only the text and feature columns are
-    converted to lists.
-    """
+    """Return the texts of a table without labels. Only the text columns are converted to lists."""
     items = [(str(key), column) for key, column in table.items()]
     chosen = choose_columns("the table", [key for key, _ in items], spec, has_label=True)
-    names, features = chosen.names_at(chosen.texts), chosen.names_at(chosen.feature_columns)
-    chosen_items = [(key, column) for key, column in items if key in (*names, *features)]
+    names = chosen.names_at(chosen.texts)
+    chosen_items = [(key, column) for key, column in items if key in names]
     columns = _to_lists(chosen_items, "the table", has_escaped_cells([key for key, _ in items]))
-    texts, values = ([columns[name] for name in group] for group in (names, features))
-    if len(texts) == 1 and not values:
-        return texts[0]
-    return [_join_row(row[: len(texts)], row[len(texts) :]) for row in zip(*texts, *values)]
+    texts = [columns[name] for name in names]
+    return texts[0] if len(texts) == 1 else list(map(_join_row, zip(*texts)))
 
 
 def format_value(value: Any) -> str:
-    """Convert a feature value to the string that a file would contain. A missing value becomes an empty string."""
+    """Convert a value to the string that a file would contain. A missing value becomes an empty string."""
     return "" if is_missing(value) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _join_row(texts: Sequence[Any], features: Sequence[Any]) -> Any:
-    """Join the texts of a row, and append its feature values.
+def _join_row(texts: Sequence[Any]) -> Any:
+    """Join the texts of a row.
 
     If a text is present but is not a string, this function returns the value unchanged, so that a later error message
     can show it.
     """
     texts = ["" if is_missing(text) else text for text in texts]
-    if not_texts := [text for text in texts if not isinstance(text, str)]:
-        return not_texts[0]
-    text = join_columns(texts)
-    return append_values(text, list(map(format_value, features))) if features else text
+    not_texts = [text for text in texts if not isinstance(text, str)]
+    return not_texts[0] if not_texts else join_columns(texts)
 
 
 def _to_lists(items: Sequence[tuple[str, Any]], name: str, is_escaped: bool) -> dict[str, Sequence[Any]]:

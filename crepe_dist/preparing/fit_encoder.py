@@ -7,9 +7,8 @@ alphabet is needed. All texts are read only if a new alphabet is learned.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,8 @@ import numpy.typing as npt
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.characters import (
     CODE_POINTS,
-    MAX_CHARACTERS,
     frequent_alphabet,
-    sort_alphabet,
-    split_frequent_and_rare,
 )
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.formatting import percent
 from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.spool import RowSubset, SpooledTexts
@@ -62,9 +57,7 @@ def fit_length(lengths: npt.NDArray[Any]) -> int:
     return min(MIN_FEATURE_LEN + steps * LENGTH_STEP, MAX_AUTO_LENGTH)
 
 
-def capital_information(
-    training: RowSubset, labels: npt.NDArray[np.int32], preprocessor: TextPreprocessor, *, is_fitted: bool = False
-) -> float:
+def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], *, is_fitted: bool = False) -> float:
     """Estimate how much of the class the use of capital letters in a text indicates, from below 0 to 1.
 
     The result is the mutual information of the class and the proportion of capital letters, divided by the entropy of
@@ -80,7 +73,7 @@ def capital_information(
             standard alphabet are counted.
     """
     step = -(-len(training) // MAX_CASE_ROWS)
-    texts = [preprocessor.without_html_stripping.text(text) for text in training[::step].texts()]
+    texts = training[::step].texts()
     encoder, labels = CharEncoder("keep"), labels[::step]
     ends = np.cumsum([0, *map(len, texts)])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -108,7 +101,6 @@ def fit_case(
     spec: PreparationSpec,
     training: RowSubset,
     labels: npt.NDArray[np.int32],
-    preprocessor: TextPreprocessor,
     print_line: PrintLine,
 ) -> PreparationSpec:
     """Return a copy of ``spec`` whose encoder marks capital letters if they indicate the class.
@@ -118,7 +110,7 @@ def fit_case(
         labels: Class of each row, int32 [rows].
         print_line: Function that prints the decision.
     """
-    information = capital_information(training, labels, preprocessor, is_fitted=spec.fit_alphabet != FIXED)
+    information = capital_information(training, labels, is_fitted=spec.fit_alphabet != FIXED)
     is_marked = information >= MIN_CAPITAL_INFORMATION
     decision = "case keep: capital letters are marked" if is_marked else "case fold: case is ignored"
     print_line(f"{decision}; capital letters indicate {percent(max(0.0, information))} of the class")
@@ -127,8 +119,6 @@ def fit_case(
 
 def fit_encoder(
     spec: PreparationSpec,
-    preprocessor: TextPreprocessor,
-    value_characters: str,
     training: RowSubset,
     workers: WorkerPool,
     show_progress: ProgressCallback,
@@ -141,34 +131,21 @@ def fit_encoder(
     only a few rows use: its characters are a small fraction of all characters.
 
     Args:
-        preprocessor: Text preprocessor of the data set.
-        value_characters: Characters that encode values of feature columns, the most frequent first. If there are too
-            many, the least frequent of them are left out.
         training: Training and unlabelled rows. There must be at least one row.
     """
-    count_points = partial(count_code_points, bool(preprocessor.feature_columns))
     sample = training[:: -(-len(training) // MAX_SAMPLE_ROWS)]
     encoding = spec.encoder
-    is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MIN_COVERAGE_GAIN
+    is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample) >= MIN_COVERAGE_GAIN
     if spec.fit_alphabet == ALWAYS or is_needed:
         counts: Counter[int] = Counter()
         chunks = training.iter_chunks(TASK_ROWS)
-        for done, chunk_counts in enumerate(workers.map_in_order(count_points, chunks), 1):
+        for done, chunk_counts in enumerate(workers.map_in_order(count_code_points, chunks), 1):
             counts.update(chunk_counts)
             show_progress("counting characters", min(done * TASK_ROWS, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
-    if value_characters:
-        frequent, rare = split_frequent_and_rare(
-            value_characters, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.two_id_characters)
-        )
-        encoding = replace(
-            encoding,
-            alphabet=sort_alphabet(encoding.alphabet + "".join(frequent)),
-            two_id_characters=sort_alphabet(encoding.two_id_characters + "".join(rare)),
-        )
     if spec.fit_length:
         needed = training.column("characters")
-        codes = encoding.lengths(list(map(preprocessor.without_html_stripping.text, sample.texts())))
+        codes = encoding.lengths(sample.texts())
         if (codes != sample.column("characters")).any():  # Some characters have two ids.
             needed = codes
         encoding = replace(encoding, feature_len=fit_length(needed))
@@ -180,9 +157,7 @@ def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> Char
     return replace(encoding, alphabet=alphabet, two_id_characters=rare, fold_accents=False)
 
 
-def _coverage_gain(
-    encoder: CharEncoder, sample: RowSubset, count_points: Callable[[RowSubset], dict[int, int]]
-) -> float:
+def _coverage_gain(encoder: CharEncoder, sample: RowSubset) -> float:
     """Return the gain in coverage of a new alphabet.
 
     The result is the larger of two numbers. The first is the increase of the fraction of characters that are covered.
@@ -192,7 +167,7 @@ def _coverage_gain(
     If the current alphabet reads a letter without its accent, such as é as e, the letter does not count as covered,
     because accents may indicate the language of a text.
     """
-    counts = count_points(sample)
+    counts = count_code_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
     encoders = (_with_new_alphabet(encoder, counts), replace(encoder, fold_accents=False))
     covered, covered_before = (encoder.has_id(points) for encoder in encoders)
@@ -206,15 +181,13 @@ def _coverage_gain(
     return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
 
 
-def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
-    """Count the code points in the texts of some rows. Values of feature columns are not counted. Runs in a worker."""
+def count_code_points(subset: RowSubset) -> dict[int, int]:
+    """Count the code points in the texts of some rows. Runs in a worker."""
     texts, rows = SpooledTexts(subset.text_files), subset.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // CHUNK_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
-        data = texts.get(chunk)
-        data = [text.partition(FIELD_SEPARATOR.encode())[0] for text in data] if has_values else data
-        points = np.frombuffer(b"".join(data).decode("utf-8").encode("utf-32-le"), dtype="<u4")
+        points = np.frombuffer(b"".join(texts.get(chunk)).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts
     return _occurring(total)

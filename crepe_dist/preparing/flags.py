@@ -8,10 +8,8 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.char_encoder import MARKS, CharEncoder
-from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT
-from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
@@ -26,7 +24,6 @@ from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, Prepara
 from crepe_dist.preparing.splitting import DEDUPE, MIN_ROWS_FOR_VALIDATION, SplitOptions
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, print_nothing
 from crepe_dist.settings.fields import (
-    ANY_TEXT,
     COLUMN,
     MAX_DOCUMENT_LENGTH,
     NON_EMPTY,
@@ -47,8 +44,6 @@ AUTO = "auto"
 STANDARD = "standard"
 # Values of --labels, mapped to the kind of labels that manifests store.
 LABELS_CHOICES = {"single": SINGLE_LABEL, "multilabel": MULTILABEL, "soft": SOFT}
-# Values of --correct.
-CORRECT_CHOICES = TRAINING, ALL = "train", "all"
 
 
 class FileOrFraction(ValueType):
@@ -90,18 +85,6 @@ class PreparationFlags(ColumnFlags, Command):
         "value of this column. Default: rows have no id.",
         COLUMN,
     )
-    category: tuple[str, ...] = setting(
-        (),
-        "Categorical feature column, such as the sector of a company. The network reads the values of the column in "
-        "addition to the text. Repeat the flag for more columns.",
-        Repeated(COLUMN),
-    )
-    number: tuple[str, ...] = setting(
-        (),
-        "Numeric feature column, such as revenue. The network reads the quantile bins of the values in "
-        "addition to the text. Repeat the flag for more columns.",
-        Repeated(COLUMN),
-    )
     group: tuple[str, ...] = setting(
         (),
         "Column whose values group the rows, such as a host, an author, a customer or a product. All rows of a group "
@@ -111,27 +94,17 @@ class PreparationFlags(ColumnFlags, Command):
     )
     labels: str | None = setting(
         None,
-        "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
-        "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
-        "with --label-separator, or with --label-columns; otherwise single.",
+        "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or in columns. "
+        "soft: a probability for each class, in a JSON object or in columns. Default: multilabel if --label-columns is "
+        "given, otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
-    )
-    label_separator: str | None = setting(
-        None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
     corrections: Path | None = setting(
         None,
         "CSV file of corrected labels: the label_errors.csv of `inspect`, which you may edit. Its labels replace the "
-        "labels of the source.",
+        "labels of training rows.",
         PATH_ARGUMENT,
-    )
-    correct: str | None = setting(
-        None,
-        "Splits whose labels --corrections may change. train: only the training split, because a model that "
-        "suggested labels of the test split would get too high a score on this split. all: also the validation and "
-        "test splits. Choose all only if a person has read every row of the list. Default: train.",
-        Choice(CORRECT_CHOICES),
     )
     test: Any = setting(
         None,
@@ -152,24 +125,13 @@ class PreparationFlags(ColumnFlags, Command):
         "and folders named unlabelled* in the sources.",
         Repeated(NON_EMPTY),
     )
-    keep_unlabelled: bool = setting(
-        False, "Use the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out."
-    )
-    stratified: bool = setting(
-        False, "Draw the splits from each class separately, so that the class has the same proportion in all splits."
-    )
-    max_per_class: int | None = setting(
-        None,
-        "Maximum number of rows per class. Larger classes are randomly subsampled. Default: no maximum.",
-        int_range(1, 10**12),
-    )
     dedupe: str | None = setting(
         None,
         "Leave out repeated texts. no: keep all texts. exact: compare the texts as they are. near: ignore case, "
         f"spaces and punctuation. Default: {SAMPLE_DEDUPE} for `sample`, otherwise no.",
         Choice(DEDUPE),
     )
-    seed: int = setting(0, "Random seed of the sampling and of the splits.", int_range(0, (1 << 32) - 1))
+    seed: int = setting(0, "Random seed of the splits.", int_range(0, (1 << 32) - 1))
     case: str = setting(
         AUTO,
         "Case of the texts. auto: keep if the use of capital letters indicates the class, otherwise fold. keep: marks "
@@ -189,15 +151,12 @@ class PreparationFlags(ColumnFlags, Command):
     )
     alphabet: str | None = setting(
         None,
-        "Known characters. standard: the standard alphabet of --case. auto: an alphabet learned from the training "
-        "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
+        "Known characters. standard: the standard alphabet. auto: an alphabet learned from the training texts. "
+        "PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
         f"learned alphabet raises the coverage of the characters or texts by at least {100 * MIN_COVERAGE_GAIN:g} "
         "percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
         "covered.",
         NON_EMPTY,
-    )
-    processes: int | None = setting(
-        None, "Number of worker processes. Default: one per core; one for small sources.", int_range(1, 4096)
     )
     # Type of the labels of a table in memory. This field is not a flag: only ``crepe_dist.prepare`` sets it.
     label_type: str = ""
@@ -208,6 +167,7 @@ class PreparationFlags(ColumnFlags, Command):
         command: str,
         show_progress: ProgressCallback = no_progress,
         print_line: PrintLine = print_nothing,
+        processes: int | None = None,
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report. Sources that are URLs are downloaded first.
 
@@ -217,6 +177,7 @@ class PreparationFlags(ColumnFlags, Command):
             command: Command line to show in the report.
             show_progress: Function to call with the progress.
             print_line: Function that prints how the sources are read.
+            processes: Number of processes; see ``preparation.prepare``.
 
         Raises:
             UserError: A source does not exist, or flags contradict each other.
@@ -241,7 +202,7 @@ class PreparationFlags(ColumnFlags, Command):
                 sources,
                 self.out,
                 spec,
-                processes=self.processes,
+                processes=processes,
                 overwrite=self.overwrite,
                 command=remote.redact_url(command),
                 render_page=render_page,
@@ -256,9 +217,6 @@ class PreparationFlags(ColumnFlags, Command):
             UserError: Flags contradict each other, or the file of a flag cannot be read.
         """
         options = self._read_options()
-        corrections = None
-        if self.corrections is not None:
-            corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         is_fixed = self.alphabet not in (None, AUTO, STANDARD)
@@ -271,10 +229,7 @@ class PreparationFlags(ColumnFlags, Command):
             test=self.test if isinstance(self.test, float) else 0.2,
             validation=self.validation if isinstance(self.validation, float) else None,
             seed=self.seed,
-            stratified=self.stratified,
-            max_per_class=self.max_per_class,
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
-            keep_unlabelled=self.keep_unlabelled,
         )
         return PreparationSpec(
             encoding,
@@ -284,23 +239,16 @@ class PreparationFlags(ColumnFlags, Command):
             fit_case=self.case == AUTO and not is_fixed,
             fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if self.alphabet is None else FIXED,
             max_bad=self.max_bad,
-            corrections=corrections,
+            corrections=None if self.corrections is None else read_corrections(self.corrections),
         )
 
     def _read_options(self) -> ReadOptions:
         """Return the options for reading the source files."""
         label_format, label_columns = self._parse_label_flags()
         columns = ColumnSpec(
-            self.label,
-            self.text,
-            self.weight,
-            label_columns,
-            self.id,
-            categories=self.category,
-            numbers=self.number,
-            groups=tuple(dict.fromkeys(self.group)),
+            self.label, self.text, self.weight, label_columns, self.id, groups=tuple(dict.fromkeys(self.group))
         )
-        return ReadOptions(self.input_format, self.header, columns, label_format, self.strip_html, self.encoding)
+        return ReadOptions(self.input_format, columns, label_format, self.strip_html, self.encoding)
 
     def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
         """Find the source files, and refuse --test and --validation if they contradict these files.
@@ -325,27 +273,20 @@ class PreparationFlags(ColumnFlags, Command):
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
         """Return the format of the labels, and the column names of --label-columns."""
         columns = split_names(self.label_columns)
-        separator = self.label_separator or ""
-        choice = self.labels or ("multilabel" if separator or columns else "single")
-        kind = LABELS_CHOICES[choice]
+        kind = LABELS_CHOICES[self.labels or ("multilabel" if columns else "single")]
         problem = ""
-        if kind == SINGLE_LABEL and (separator or columns):
-            problem = "--labels single cannot be combined with --label-separator or --label-columns"
-        elif kind == SOFT and separator:
-            problem = "--labels soft cannot be combined with --label-separator"
-        elif columns and (separator or self.label):
-            problem = "--label-columns cannot be combined with --label or --label-separator"
+        if kind == SINGLE_LABEL and columns:
+            problem = "--labels single cannot be combined with --label-columns"
+        elif columns and self.label:
+            problem = "--label-columns cannot be combined with --label"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
-        elif kind != SINGLE_LABEL and (self.stratified or self.max_per_class is not None):
-            problem = f"--labels {choice} cannot be combined with --stratified or --max-per-class: "
-            problem += "these flags need exactly one class per row"
         if problem:
             raise UserError(
                 problem,
                 remedy=f"leave out one of them; {invocation.command_line('prepare')} --help describes the flags",
             )
-        return LabelFormat(kind, separator, self.label_type), columns
+        return LabelFormat(kind, self.label_type), columns
 
 
 def split_names(flag: str | None) -> tuple[str, ...]:
@@ -354,10 +295,7 @@ def split_names(flag: str | None) -> tuple[str, ...]:
 
 
 def _read_alphabet(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet and the rare characters from a prepared folder, a run or the .json file of a checkpoint.
-
-    Characters that encode the values of feature columns are removed.
-    """
+    """Read the alphabet and the rare characters from a prepared folder, a run or the .json file of a checkpoint."""
     if path.is_dir():
         # All checkpoints of a run have the same alphabet. The pattern excludes the files that contain their scores.
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)
@@ -377,7 +315,4 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
             "it uses the standard alphabet",
             f"leave out --alphabet and pass --case {encoding.case}",
         )
-    frequent, rare = (
-        sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.two_id_characters)
-    )
-    return frequent, rare
+    return encoding.alphabet, encoding.two_id_characters

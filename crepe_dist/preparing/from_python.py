@@ -48,6 +48,7 @@ def prepare_from_python(
     command: str = "",
     render_page: Callable[[dict[str, Any]], str] | None = None,
     print_line: PrintLine = print_nothing,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Prepare tables in memory, or files, as a data set folder.
 
@@ -56,7 +57,7 @@ def prepare_from_python(
         out: Folder to create.
         options: Arguments of ``crepe_dist.prepare`` by their names. ``test``, ``validation`` and ``unlabelled`` may be
             tables.
-        command, render_page, print_line: See ``PreparationFlags.prepare``.
+        command, render_page, print_line, processes: See ``PreparationFlags.prepare``.
 
     Returns:
         The numbers of the report.
@@ -68,10 +69,8 @@ def prepare_from_python(
     tables = {"table": source}
     tables |= {name: options[name] for name in ("test", "validation", UNLABELLED) if options.get(name) is not None}
     label, weight, id_ = (name if name is None else str(name) for name in map(options.get, ("label", "weight", "id")))
-    texts, labels, categories, numbers, groups = (
-        _to_names(options.get(name)) for name in ("text", "label_columns", "category", "number", "group")
-    )
-    columns = ColumnSpec(label, texts, weight, labels, id_, categories=categories, numbers=numbers, groups=groups)
+    texts, labels, groups = (_to_names(options.get(name)) for name in ("text", "label_columns", "group"))
+    columns = ColumnSpec(label, texts, weight, labels, id_, groups=groups)
     with python_names_in_errors(), temporary_folder() as folder:
         for name, table in tables.items():
             if not is_table(table):
@@ -87,7 +86,7 @@ def prepare_from_python(
             tables[name] = folder / name
         options |= {"label": columns.label, "weight": columns.weight, "id": columns.id, "text": columns.texts}
         options |= {"label_columns": ",".join(columns.labels) or None}
-        options |= {"category": columns.categories, "number": columns.numbers, "group": columns.groups}
+        options |= {"group": columns.groups}
         options |= {"test": tables.get("test"), "validation": tables.get("validation")}
         options |= {UNLABELLED: _to_names(tables.get(UNLABELLED))}
         known = [field.name for field in settings_of(PreparationFlags)]
@@ -98,7 +97,7 @@ def prepare_from_python(
         label_type = find_label_type(source, columns.label) if is_table(source) else ""
         sources = _to_names(tables["table"])
         flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options)
-        return flags.prepare(render_page, command, print_line=print_line)
+        return flags.prepare(render_page, command, print_line=print_line, processes=processes)
 
 
 def _check_type(name: str, sources: Any) -> None:
@@ -138,7 +137,7 @@ def translate_for_python(error: UserError) -> UserError:
 
 
 def _to_argument(match: re.Match[str]) -> str:
-    """Return the keyword argument for a match of ``FLAG``, such as ``header="yes"`` or ``strip_html=True``."""
+    """Return the keyword argument for a match of ``FLAG``, such as ``dedupe="near"`` or ``strip_html=True``."""
     option, word = match.groups()
     name, kind = ARGUMENTS.get(option, (option[2:].replace("-", "_"), None))
     kind = kind.of if isinstance(kind, Nullable) else kind

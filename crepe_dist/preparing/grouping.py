@@ -5,7 +5,7 @@ group is a function of the seed and of the group's values. So the result does no
 the number of processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,6 @@ class Grouping:
         self,
         rows: Any,
         chosen: Rows,
-        labels: npt.NDArray[np.int32] | None,
         fractions: dict[int, float],
         seed: int,
         remedy: str,
@@ -84,7 +83,6 @@ class Grouping:
         Args:
             rows: Records of all rows.
             chosen: Indices of the rows to divide.
-            labels: Label of each row in ``chosen``, if the splits are stratified; otherwise ``None``.
             fractions: Fraction of the rows of each split, by the index of the split.
             seed: Seed of the random numbers.
             remedy: Remedy that precedes the others in the error message; may be empty.
@@ -93,26 +91,16 @@ class Grouping:
             UserError: No group is small enough for a split.
         """
         ids, numbers = self.ids[chosen], self.draw(rows, chosen, seed)
-        labels = np.zeros(len(chosen), np.int32) if labels is None else labels
-        num_classes = int(labels.max()) + 1
-        pairs, counts = np.unique(ids * num_classes + labels, return_counts=True)
-        starts = np.searchsorted(pairs, np.arange(len(numbers) + 1) * num_classes).tolist()
-        cells = list(zip((pairs % num_classes).tolist(), counts.tolist()))
-
-        def cells_of(group: int) -> list[tuple[int, int]]:
-            return cells[starts[group] : starts[group + 1]]
-
-        sizes, sizes_of_groups = np.bincount(labels), np.bincount(ids)
-        present = np.flatnonzero(sizes_of_groups)
+        sizes = np.bincount(ids)
+        present = np.flatnonzero(sizes)
         order = present[np.argsort(numbers[present], kind="stable")]
         for split, fraction in fractions.items():
-            targets = np.rint(sizes * fraction) if num_classes > 1 else np.floor(sizes * fraction)
+            target = int(len(ids) * fraction)
             taken = np.zeros(len(numbers), np.bool_)
-            taken[choose_groups(order, cells_of, sizes.tolist(), targets.tolist())] = True
+            taken[choose_groups(order, sizes.tolist(), target)] = True
             held_out = taken[ids]
-            if targets.sum() > 0 and not held_out.any():
-                sizes_of_groups = sizes_of_groups[present]
-                smallest, largest = (percent(size, len(ids)) for size in (sizes_of_groups.min(), sizes_of_groups.max()))
+            if target > 0 and not held_out.any():
+                smallest, largest = (percent(size, len(ids)) for size in (sizes[present].min(), sizes.max()))
                 if len(present) == 1:
                     other = "give fewer or other columns with --group"
                 else:
@@ -222,37 +210,31 @@ def _star_edges(keys: Numbers, missing: npt.NDArray[np.bool_]) -> tuple[Rows, Ro
     return first[~is_new], order[~is_new]
 
 
-def choose_groups(
-    order: Rows, cells_of: Callable[[int], list[tuple[int, int]]], sizes: Sequence[int], targets: Sequence[float]
-) -> list[int]:
+def choose_groups(order: Rows, sizes: Sequence[int], target: int) -> list[int]:
     """Choose the groups of a split.
 
-    First, groups are chosen in random order if they fit: the split must not get more rows of a class than its target.
-    Then the remaining groups are considered, smallest first. Each one is chosen if it brings the split closer to its
-    targets: the sum over the classes of the squared deviation, divided by the size of the class, must not increase.
+    First, groups are chosen in random order if they fit: the split must not get more rows than its target. Then the
+    remaining groups are considered, smallest first. Each one is chosen if the deviation from the target does not
+    increase.
 
     Args:
         order: Groups to consider, in random order.
-        cells_of: Function that returns the classes of a group and their numbers of rows.
-        sizes: Number of rows of each class.
-        targets: Number of rows of each class that the split should have.
+        sizes: Number of rows of each group.
+        target: Number of rows that the split should have.
     """
-    left, total = list(targets), sum(targets)
+    left = target
     chosen: list[int] = []
     others: list[int] = []
     for group in order.tolist():
-        if total == 0:
+        if left == 0:
             return chosen
-        if any(count > left[label] for label, count in cells_of(group)):
+        if sizes[group] > left:
             others.append(group)
             continue
-        for label, count in cells_of(group):
-            left[label] -= count
-            total -= count
+        left -= sizes[group]
         chosen.append(group)
-    for group in sorted(others, key=lambda group: sum(count for _, count in cells_of(group))):
-        if sum(count * (2 * left[label] - count) / sizes[label] for label, count in cells_of(group)) >= 0:
-            for label, count in cells_of(group):
-                left[label] -= count
+    for group in sorted(others, key=lambda group: sizes[group]):
+        if sizes[group] <= 2 * left:
+            left -= sizes[group]
             chosen.append(group)
     return chosen

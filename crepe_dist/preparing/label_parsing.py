@@ -20,8 +20,6 @@ from crepe_dist.data.targets import MAX_LABELS, PROB_SCALE, SINGLE_LABEL, SOFT, 
 ParseClassName = Callable[[str], str]
 # Accepted values in a 0/1 column of a class.
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
-# Value of --label-separator for any white space.
-WHITE_SPACE = "space"
 # Start of the reason why a row with more than one label is invalid.
 MULTIPLE_LABELS = "several labels"
 # Label string of a row without a label.
@@ -40,12 +38,10 @@ class LabelFormat:
 
     Args:
         kind: Single, multiple or soft labels; one of ``targets.LABEL_KINDS``.
-        separator: Separator of multiple labels in a cell. Empty if the cells are JSON lists or each class has a column.
         type: Type of the labels of a table in memory, one of ``LABEL_TYPES``. Empty for text.
     """
 
     kind: str = SINGLE_LABEL
-    separator: str = ""
     type: str = ""
 
     def parse(self, cell: str, name: ParseClassName) -> str:
@@ -66,11 +62,8 @@ class LabelFormat:
             labels = [label for label, value in values.items() if _is_set(label, value)]
         elif isinstance(values, list):
             labels = _names_in_list(values)
-        elif self.separator == WHITE_SPACE:
-            labels = cell.split()
         else:
-            labels = cell.split(self.separator) if self.separator else [cell]
-            labels = [label for label in labels if label.strip()] or [""]
+            labels = [cell]
         return {name(label): PROB_SCALE for label in labels}
 
     def _parse_soft(self, cell: str, name: ParseClassName) -> dict[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from crepe_dist import extras
 from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL
-from crepe_dist.data.text_preprocessing import EMPTY, strip_field_separators
+from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.formats import (
@@ -71,7 +71,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
 
             return open_parquet(source.path, name, spec, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
-        return open_table("xlsx", sheet, name, spec, options.header, label)
+        return open_table("xlsx", sheet, name, spec, label)
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
@@ -99,15 +99,14 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if format in ("parquet", "xlsx"):
         lines.close()
         return open_source(replace(source, format=format), options)
-    return open_table(format, lines, name, spec, options.header, label, keep_cells=keep_cells)
+    return open_table(format, lines, name, spec, label, keep_cells=keep_cells)
 
 
 def _check_no_columns(source: Source, options: ReadOptions) -> None:
     """Refuse column options for a source without columns. If the columns come from a model, they may be missing."""
     spec = options.columns
-    features = () if spec.preferred_texts else (("category", name) for name in spec.feature_columns)
     groups = (("group", name) for name in spec.groups if spec.groups_required)
-    for flag, column in (("weight", spec.weight), ("id", spec.id), *features, *groups):
+    for flag, column in (("weight", spec.weight), ("id", spec.id), *groups):
         if column is not None and (flag != "id" or spec.id_required):
             raise UserError(
                 f"{source.name} has no column {column!r}",
@@ -153,7 +152,7 @@ def _detect_format(head: bytes, name: str, default: str | None, is_unlabelled: b
 
 def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -> Parsed:
     def row(number: int, name: str) -> Row:
-        return Row(number, label, strip_field_separators(_read_document(folder / name, encoding)), id=name)
+        return Row(number, label, _read_document(folder / name, encoding), id=name)
 
     return parse_rows(enumerate(batch.content, start=batch.line), row)
 

@@ -102,11 +102,7 @@ def prepare(
     is_small = sum(source.bytes for source in sources) < SMALL_BYTES and all(source.path for source in sources)
     processes = processes or (1 if is_small else hardware.num_cores())
     is_scoring = spec.classes is not None
-    remedy = (
-        f"taskset --cpu-list 0 {command_line('evaluate')} …"
-        if is_scoring
-        else "add --processes 1 (in Python: processes=1)"
-    )
+    remedy = f"taskset --cpu-list 0 {command_line('evaluate' if is_scoring else 'prepare')} …"
     with new_folder(out, overwrite) as partial, open_worker_pool(processes, remedy) as workers:
         folder = partial / "spool"
         folder.mkdir()

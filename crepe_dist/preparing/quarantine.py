@@ -39,7 +39,6 @@ REMEDIES = {
     "not a single value": "pass --labels soft for probabilities of classes, --labels multilabel for a list, or "
     "name a key in the object",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
-    "unusable number": "leave missing numbers empty, and write 1234.5 for 1.234,5; or read the column with --category",
     "unusable probability": "give every row a probability from 0 for each class, and at least one above 0",
     NOT_UTF_8: ENCODING_REMEDY,
     "empty text": "fill in or remove the rows without text",
@@ -149,7 +148,7 @@ def check_rows(
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
         most,
-        "correct the rows, or read the file differently with --input-format, --header, --label or --text-column",
+        "correct the rows, or read the file differently with --input-format, --label or --text-column",
     )
     read_part = "train" if spec.classes is None else "test"
     used = ", ".join(source.name for source in collected.sources if source.split == read_part)[:200]
@@ -166,11 +165,7 @@ def check_rows(
             raise UserError(
                 f"{num_invalid:,} of {num_rows:,} {name} are invalid, more than {percent(spec.max_bad)}",
                 f"the first: {'; '.join(row for row in shown if not row.endswith(f': {NO_LABEL}'))}",
-                # For invalid numbers, --max-bad is not suggested: it would skip 1.234.567, but read 1.234 as a decimal
-                # number.
-                remedy
-                if most == "unusable number"
-                else f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",
+                f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",
             )
     if damaged and spec.max_bad < 1:
         file, reason = next(iter(damaged.items()))
@@ -206,6 +201,5 @@ def check_rows(
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",
-            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2); use "
-            "--header yes if the first line has names",
+            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2)",
         )

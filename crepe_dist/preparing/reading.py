@@ -18,11 +18,21 @@ import numpy as np
 
 from crepe_dist.data.arrays import hash_texts
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.data.markup import TAG
+from crepe_dist.data.markup import TAG, without_tags
 from crepe_dist.data.targets import SINGLE_LABEL
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number, normalize_row, parse_number
+from crepe_dist.data.text_preprocessing import parse_number
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import NOT_UTF_8, InvalidRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
+from crepe_dist.preparing.formats import (
+    FIELD_SEPARATOR,
+    NOT_UTF_8,
+    InvalidRow,
+    OpenFile,
+    Parsed,
+    RawBatch,
+    Row,
+    check_text,
+    excerpt,
+)
 from crepe_dist.preparing.label_parsing import ABSENT, ParseClassName
 from crepe_dist.preparing.open_source import (
     open_source,
@@ -115,7 +125,7 @@ def read_sources(
         rows, group_values = (stack.enter_context((folder / name).open("wb")) for name in (ROWS, GROUP_VALUES))
         invalid_rows = stack.enter_context((folder / INVALID_ROWS).open("w", encoding="utf-8"))
         # The arguments are pickled with each batch. They exclude the corrections in ``spec``, which may be large.
-        work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
+        work = partial(read_batch, folder, spec.read_options)
         for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
             entry, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.invalid:
@@ -193,7 +203,7 @@ def _describe_source(source: Source, opened: OpenFile) -> str:
     return f"{prefix}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
 
 
-def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: Task) -> BatchRows:
+def read_batch(folder: Path, options: ReadOptions, task: Task) -> BatchRows:
     """Parse and check one batch, and append its texts to the text file of this process. Runs in a worker."""
     file, split, parse, batch = task
     parsed = parse(batch)
@@ -204,13 +214,10 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     weights: list[float] = []
     name = partial(parse_class_name, class_names=options.class_names)
     for row in parsed.rows:
-        if (normalized := normalize_row(row.text, options.strip_html)) != row.text:  # Replacing is slow.
-            row = row._replace(text=normalized)
+        if options.strip_html:
+            row = row._replace(text=without_tags(row.text))
         try:
-            can_lack_label = keep_unlabelled and split == "train"
-            label, text = _check_row(
-                row, options, name, is_unlabelled=split == UNLABELLED, can_lack_label=can_lack_label
-            )
+            label, text = _check_row(row, options, name, is_unlabelled=split == UNLABELLED)
             weights.append(_parse_weight(row))
         except ValueError as error:
             invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
@@ -230,7 +237,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     records["id"] = list(map(len, ids))
     groups, values = _encode_groups(rows, len(options.columns.groups))
     text_file, start = append_texts(folder, list(map(b"".join, zip(texts, ids, values))))
-    _fill_records(records, rows, texts, start, groups["bytes"], has_values=bool(options.columns.feature_columns))
+    _fill_records(records, rows, texts, start, groups["bytes"])
     defects = Counter(what for row in rows for what in _find_defects(row.text))
     return BatchRows(records, labels, invalid, defects, file, text_file, groups)
 
@@ -264,20 +271,15 @@ def _find_defects(text: str) -> Iterator[str]:
         yield GARBLED
 
 
-def _check_row(
-    row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool, can_lack_label: bool
-) -> tuple[str, bytes]:
+def _check_row(row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool) -> tuple[str, bytes]:
     """Return the label string of a row, or ``ABSENT`` for an unlabelled row, and the text in UTF-8.
 
     Raises:
         ValueError: The row is invalid.
     """
     text, cell = check_text(row.text), row.label.strip()
-    columns, label_format = options.columns, options.labelling
-    for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
-        if problem := describe_unusable_number(column, value):
-            raise ValueError(problem)
-    if is_unlabelled or (can_lack_label and not cell):
+    label_format = options.labelling
+    if is_unlabelled:
         return ABSENT, text
     if label_format.kind == SINGLE_LABEL or not cell:
         return name(cell), text
@@ -324,24 +326,15 @@ def _parse_weight(row: Row) -> float:
     return weight
 
 
-def _fill_records(
-    records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, group_bytes: Rows, *, has_values: bool
-) -> None:
+def _fill_records(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, group_bytes: Rows) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     sizes = lengths + records["id"] + group_bytes
     records["offset"] = start + np.cumsum(sizes) - sizes
-    _fill_hashes(records, [row.text for row in rows], texts, "exact", "near")
-    texts_only = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
-    records["characters"] = list(map(len, texts_only))
-    if has_values:
-        _fill_hashes(records, texts_only, [text.encode() for text in texts_only], "exact_alone", "near_alone")
-
-
-def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
-    keys = list(map(_normalize_text, texts, data))
-    records[exact] = hash_texts(data)
-    records[near] = hash_texts([key or text for key, text in zip(keys, data)])
+    records["exact"] = hash_texts(texts)
+    keys = [_normalize_text(row.text, text) for row, text in zip(rows, texts)]
+    records["near"] = hash_texts([key or text for key, text in zip(keys, texts)])
+    records["characters"] = [len(row.text) for row in rows]
 
 
 def _normalize_text(text: str, data: bytes) -> bytes:

@@ -85,7 +85,6 @@ class ReadOptions:
 
     Args:
         format: Format of all sources. If it is ``None``, the format of each source is detected.
-        header: ``yes`` if tables have a header line, ``no`` if they do not, and ``auto`` to detect it.
         columns: Columns of the label, the text and other values.
         labelling: Format of the labels.
         strip_html: If True, HTML tags are removed from the texts.
@@ -101,7 +100,6 @@ class ReadOptions:
     """
 
     format: str | None = None
-    header: str = "auto"
     columns: ColumnSpec = field(default_factory=ColumnSpec)
     labelling: LabelFormat = field(default_factory=LabelFormat)
     strip_html: bool = False

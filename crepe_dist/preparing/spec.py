@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.text_preprocessing import FeatureColumn
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.preparing.splitting import SplitOptions
 
@@ -38,7 +37,6 @@ class PreparationSpec:
         corrections: Corrections of labels. If it is ``None``, no labels are corrected.
         classes: Classes of the model that will score the rows; all rows are then test rows. If it is ``None``, the rows
             are for training, and the classes are taken from the training rows.
-        feature_columns: Feature columns of the model that will score the rows.
     """
 
     encoder: CharEncoder = field(default_factory=CharEncoder)
@@ -50,7 +48,6 @@ class PreparationSpec:
     max_bad: float = MAX_BAD
     corrections: "Corrections | None" = None
     classes: tuple[str, ...] | None = None
-    feature_columns: tuple[FeatureColumn, ...] = ()
 
     @property
     def label_kind(self) -> str:

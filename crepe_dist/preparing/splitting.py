@@ -1,4 +1,4 @@
-"""Sampling and deduplication of rows, and their division into splits.
+"""Deduplication of rows, and their division into splits.
 
 The random number of a row is a function of the seed, the file and the line. Therefore the result does not depend on the
 order of reading or on the number of processes.
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 # Split of each row, or the reason why the row is left out, uint8 [rows].
 Assignment = npt.NDArray[np.uint8]
 # The first four values are indices in ``dataset.ALL_SPLITS``. The others are reasons to leave out a row: it repeats
-# another row, its class has too many rows, or its label is not a known class.
-TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)
+# another row, or its label is not a known class.
+TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, UNKNOWN = range(6)
 # Pairs of splits that should share no rows. The report counts the rows of the first split that are in the second one.
 SPLIT_PAIRS = ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION))
 # Values of --dedupe.
 DEDUPE = ("no", "exact", "near")
-# Purposes of random numbers. Different purposes make the draws for sampling and for splitting independent.
-SAMPLE_DRAW, SPLIT_DRAW = 1, 2
+# Purpose of the random numbers that divide rows into splits.
+SPLIT_DRAW = 2
 # Number of rows that are read or sorted at a time.
 CHUNK_ROWS = 1 << 20
 # Minimum number of rows of a data set that gets a validation split by default. A tenth of the rows is the validation
@@ -39,21 +39,17 @@ MIN_ROWS_FOR_VALIDATION = 2000
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Options for sampling, deduplication and splitting.
+    """Options for deduplication and splitting.
 
     Args:
         test: Fraction of the rows for the test split. It applies to the rows of training files.
         validation: Fraction of the same rows for the validation split. If it is ``None``, the fraction is 0.1 if there
             are at least ``MIN_ROWS_FOR_VALIDATION`` rows, and 0 otherwise.
         seed: Random seed, 0 to 2^32 - 1.
-        stratified: Apply both fractions to each class separately.
-        max_per_class: Maximum number of rows per class. Larger classes are sampled uniformly. If it is ``None``, there
-            is no maximum.
         dedupe: Whether to leave out rows that repeat the text of an earlier row. ``no`` keeps them. ``exact`` compares
             the texts as they are. ``near`` ignores case, spaces and punctuation. Rows of test files count as the
             earliest, then rows of validation files. An unlabelled text that repeats another text is always left out.
             Unlabelled texts are compared exactly, except with ``near``.
-        keep_unlabelled: Use the rows of training files that have no label as unlabelled texts.
 
     Raises:
         UserError: A fraction is out of range, or the fractions leave no rows for training.
@@ -62,10 +58,7 @@ class SplitOptions:
     test: float = 0.2
     validation: float | None = 0.0
     seed: int = 0
-    stratified: bool = False
-    max_per_class: int | None = None
     dedupe: Literal["no", "exact", "near"] = "no"
-    keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         fractions = {"test": self.test, "validation": self.validation or 0.0}
@@ -84,12 +77,12 @@ class SplitOptions:
             )
 
 
-def _draw(rows: Rows, seed: int, purpose: int) -> Numbers:
+def _draw(rows: Rows, seed: int) -> Numbers:
     """Draw a random number for each row, uint64 [rows]. The rows are processed in chunks to limit the memory."""
     numbers = np.empty(len(rows), dtype=np.uint64)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        numbers[start : start + CHUNK_ROWS] = hash_random(seed * 8 + purpose, chunk["file"], chunk["line"])
+        numbers[start : start + CHUNK_ROWS] = hash_random(seed * 8 + SPLIT_DRAW, chunk["file"], chunk["line"])
     return numbers
 
 
@@ -106,7 +99,7 @@ def assign_splits(
         rows: Records, sorted by (file, line).
         given_split: Split of the file of each row. Rows of ``TRAIN`` are divided into splits. Rows without a label
             are ``UNLABELLED``.
-        split: Options for sampling and splitting.
+        split: Options for deduplication and splitting.
         known_labels: True for each label string whose classes are all known, bool [labels].
         grouping: Groups of the rows, which are found after rows are left out; ``None`` if the rows have no groups.
 
@@ -119,13 +112,9 @@ def assign_splits(
     if split.dedupe != "no" or (assignment == UNLABELLED).any():
         for repeated, _ in iter_duplicates(rows["near" if split.dedupe == "near" else "exact"], assignment):
             assignment[repeated if split.dedupe != "no" else repeated[assignment[repeated] == UNLABELLED]] = DUPLICATE
-    if split.max_per_class is not None:
-        free = np.flatnonzero(assignment == TRAIN)
-        _, position = _rank_in_class(rows, free, labels, split.seed, SAMPLE_DRAW)
-        assignment[free[position >= split.max_per_class]] = SAMPLED_OUT
     if grouping is not None:
         grouping.connect(rows, np.flatnonzero(assignment <= TEST))
-    _draw_splits(rows, assignment, labels, split, grouping)
+    _draw_splits(rows, assignment, split, grouping)
     return assignment
 
 
@@ -138,7 +127,6 @@ def training_labels(rows: Rows, assignment: Assignment) -> npt.NDArray[np.bool_]
 def _draw_splits(
     rows: Rows,
     assignment: Assignment,
-    label: npt.NDArray[np.int32],
     split: SplitOptions,
     grouping: "Grouping | None",
 ) -> None:
@@ -155,37 +143,18 @@ def _draw_splits(
         remedy = (
             "" if split.dedupe == "near" else "leave out repeated texts, which join groups, with --dedupe near; or "
         )
-        labels = label[free] if split.stratified else None
         seed = split.seed * 8 + SPLIT_DRAW
-        for code, held_out in grouping.draw_splits(rows, free, labels, fractions, seed, remedy):
+        for code, held_out in grouping.draw_splits(rows, free, fractions, seed, remedy):
             assignment[held_out] = code
         return
-    if split.stratified:
-        free = np.flatnonzero(assignment == TRAIN)
-        size, position = _rank_in_class(rows, free, label, split.seed, SPLIT_DRAW)
-        counts = np.rint(size * split.test)
-        test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
-    else:  # Draw the rows with the smallest random numbers. Partitioning needs less time and memory than sorting.
-        draws = _draw(rows, split.seed, SPLIT_DRAW)
-        draws[assignment != TRAIN] = np.iinfo(np.uint64).max
-        ends = np.cumsum([int(count * split.test), int(count * validation)])
-        smallest = np.partition(draws, ends)
-        test, held_out = (draws < smallest[end] for end in ends)
+    # Draw the rows with the smallest random numbers. Partitioning needs less time and memory than sorting.
+    draws = _draw(rows, split.seed)
+    draws[assignment != TRAIN] = np.iinfo(np.uint64).max
+    ends = np.cumsum([int(count * split.test), int(count * validation)])
+    smallest = np.partition(draws, ends)
+    test, held_out = (draws < smallest[end] for end in ends)
     assignment[held_out] = VALIDATION
     assignment[test] = TEST
-
-
-def _rank_in_class(
-    rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each of the rows ``free``, return the size of its class and its random rank within the class."""
-    draws = _draw(rows, seed, purpose)[free]
-    order = np.lexsort((draws, label[free]))
-    counts = np.bincount(label[free])
-    starts = np.cumsum(counts) - counts
-    position = np.empty(len(free), dtype=np.int64)
-    position[order] = np.arange(len(free))
-    return counts[label[free]], position - starts[label[free]]
 
 
 def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

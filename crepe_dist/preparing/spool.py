@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.files.safe_read import open_regular
+from crepe_dist.preparing.formats import FIELD_SEPARATOR
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.sources import Source
 
@@ -35,12 +35,10 @@ ROW = np.dtype(
         ("characters", "<u4"),  # Length of the text in characters.
         ("texts", "<u2"),  # Index in ``SpooledRows.texts`` of the file that holds the text.
         ("offset", "<i8"),  # Position of the text in this file, in bytes.
-        ("bytes", "<u4"),  # Length of the text, with the values of feature columns, in bytes.
+        ("bytes", "<u4"),  # Length of the text in bytes.
         ("id", "<u2"),  # Length of the row's id, which follows the text, in bytes.
-        ("exact", "<u8"),  # Hash of the text and the values of feature columns.
-        ("near", "<u8"),  # Hash of the letters and digits of the text and these values, in lower case.
-        ("exact_alone", "<u8"),  # Hash of the text without the values; 0 if there are no feature columns.
-        ("near_alone", "<u8"),  # Hash of the letters and digits of the text alone; 0 if there are no feature columns.
+        ("exact", "<u8"),  # Hash of the text.
+        ("near", "<u8"),  # Hash of the letters and digits of the text, in lower case.
         ("weight", "<f4"),  # Weight of the row; 1 if the rows have no weights.
     ]
 )
@@ -133,7 +131,7 @@ class RowSubset:
         return np.asarray(map_rows(self.file)[name][self.chosen])
 
     def texts(self) -> list[str]:
-        """Read the texts of these rows, with the values of feature columns."""
+        """Read the texts of these rows."""
         return [text.decode("utf-8") for text in SpooledTexts(self.text_files).get(self.records())]
 
 

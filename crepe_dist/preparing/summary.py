@@ -18,7 +18,6 @@ from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
     CHUNK_ROWS,
     DUPLICATE,
-    SAMPLED_OUT,
     SPLIT_PAIRS,
     TEST,
     TRAIN,
@@ -53,21 +52,17 @@ def build_data_report(
         if split in built.rows
     }
     is_unlabelled = collected.lacks_label
-    values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.two_id_characters)
+    known = set(built.encoder.alphabet + built.encoder.two_id_characters)
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
         "encoding": built.encoder.to_dict(),
         "fit": {
             "length": spec.fit_length,
-            "alphabet": spec.fit_alphabet != FIXED and known - values != {*STANDARD_ALPHABETS[built.encoder.case]},
-            "characters": len(known - values),
-            "rare": len(set(built.encoder.two_id_characters) - values),
+            "alphabet": spec.fit_alphabet != FIXED and known != {*STANDARD_ALPHABETS[built.encoder.case]},
+            "characters": len(known),
+            "rare": len(built.encoder.two_id_characters),
         },
-        "beside": [
-            {"name": column.name, "values": column.size - 1, "read": len(known.intersection(column.characters(start)))}
-            for column, start in built.preprocessor.code_point_ranges()
-        ],
         "classes": built.classes,
         "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
         "sources": [
@@ -78,7 +73,6 @@ def build_data_report(
             "read": collected.num_read,
             "bad": built.quarantine.lines,
             "duplicates": int((built.assignment == DUPLICATE).sum()),
-            "sampled_out": int((built.assignment == SAMPLED_OUT).sum()),
             "kept": built.counts.rows,
         },
         "lengths": _describe_lengths(built.counts.lengths, built.encoder.feature_len),
@@ -96,9 +90,6 @@ def build_data_report(
         "strip_html": spec.read_options.strip_html,
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
-    if built.preprocessor.feature_columns:
-        text_duplicates = _count_duplicates(collected, built, is_unlabelled, "_alone")
-        summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
     if built.grouping is not None:
         summary["groups"] = built.grouping.describe(collected, built.assignment)
     if collected.corrections is not None:
@@ -175,27 +166,25 @@ def _count_characters(built: BuildResult, total: int) -> dict[str, Any]:
 
 
 def _count_duplicates(
-    collected: SpooledRows, built: BuildResult, is_unlabelled: npt.NDArray[np.bool_], suffix: str = ""
+    collected: SpooledRows, built: BuildResult, is_unlabelled: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Count the labelled rows that repeat an earlier row, and the repeats that have another label.
 
     Args:
         is_unlabelled: True for rows without a label, bool [rows].
-        suffix: Suffix of the fields with hashes: empty, or ``_alone`` to ignore the values of feature columns.
     """
-    keys_of = {kind: collected.rows[f"{kind}{suffix}"] for kind in ("exact", "near")}
     # Rows that were left out as duplicates are also counted, so that the report shows their number.
     assignment = np.where(built.assignment == DUPLICATE, TRAIN, built.assignment).astype(np.uint8)
     assignment[is_unlabelled] = UNKNOWN
-    exact = sum(len(repeated) for repeated, _ in iter_duplicates(keys_of["exact"], assignment))
+    exact = sum(len(repeated) for repeated, _ in iter_duplicates(collected.rows["exact"], assignment))
     near = conflicting = 0
-    for repeated, first in iter_duplicates(keys_of["near"], assignment):
+    for repeated, first in iter_duplicates(collected.rows["near"], assignment):
         near += len(repeated)
         conflicting += int((collected.rows["label"][repeated] != collected.rows["label"][first]).sum())
     pairs = [pair for pair in SPLIT_PAIRS if all((built.assignment == code).any() for code in pair)]
     across = {pair: {"exact": 0, "near": 0} for pair in pairs}
     for kind in ("exact", "near"):
-        keys = np.ascontiguousarray(keys_of[kind])
+        keys = np.ascontiguousarray(collected.rows[kind])
         for part in partition_by_key(keys):
             keys_of_split = {code: keys[part[built.assignment[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
             for one, other in pairs:
@@ -219,5 +208,5 @@ def _pick_examples(collected: SpooledRows, built: BuildResult) -> dict[str, list
         for index, texts_of_class in enumerate(examples.values()):
             chosen = rows[position[labels == index][: EXAMPLES - len(texts_of_class)]]
             data = spooled.get(collected.rows[chosen])
-            texts_of_class += [built.preprocessor.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
+            texts_of_class += [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
     return examples

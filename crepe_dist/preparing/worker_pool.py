@@ -18,7 +18,7 @@ from crepe_dist.formatting import describe_exit_code
 
 # Number of tasks per process that are submitted before the first result is awaited.
 TASKS_PER_PROCESS = 3
-# Number of rows in a task that counts characters or values.
+# Number of rows in a task that counts characters.
 TASK_ROWS = 1 << 15
 # Function that ``call_inherited`` calls. Forked workers inherit it from their parent.
 _inherited: list[Any] = []

@@ -31,7 +31,7 @@ CASES = {
 }
 # Reasons for the removal of rows, in the order of removal. Each pair contains a key of the summary, and the displayed
 # name.
-REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
+REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"))
 # Minimum difference between the requested and the drawn fraction of a split that the report mentions.
 MIN_FRACTION_DIFFERENCE = 0.002
 PERCENTILES = ("50", "90", "95", "99")  # Percentiles of the text length that are shown.
@@ -82,16 +82,15 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     if groups := summary.get("groups"):
         statements["rows"].append(describe_groups(groups))
     if corrections := summary.get("corrections"):
-        splits = corrections.get("splits", {}).items()
-        changed = [f"{number(count)} {split} labels changed" for split, count in splits if count]
         descriptions = {
-            "held_out": "labels of validation and test rows not changed (--correct all changes them)",
+            "applied": "training labels changed",
+            "held_out": "labels of validation and test rows not changed",
             "already": "already corrected",
             "kept": "confirmed",
             "stale": "rows not found",
         }
-        unchanged = [f"{number(corrections[key])} {text}" for key, text in descriptions.items() if corrections.get(key)]
-        outcome = ", ".join([*changed, *unchanged]) or "none changed"
+        counts = [f"{number(corrections[key])} {text}" for key, text in descriptions.items() if corrections[key]]
+        outcome = ", ".join(counts) or "none changed"
         statements["rows"].append(f"label corrections of {corrections['file']}: {outcome}")
     statements["classes"] = _class_facts(summary)
 
@@ -118,17 +117,12 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         f"near duplicates: {number(repeats['near'])} ({number(repeats['exact'])} exact duplicates); "
         f"{number(repeats['removed'])} removed"
     ]
-    if text_repeats := repeats.get("text_alone"):
-        statements["duplicates"][0] += "; text and feature columns are equal"
-        counts = f"{number(text_repeats['near'])} ({number(text_repeats['exact'])} exact duplicates)"
-        statements["duplicates"].append(f"near duplicates without regard to feature columns: {counts}")
     if repeats["conflicting"]:
         statements["duplicates"].append(f"near duplicates with another label: {number(repeats['conflicting'])}")
     for name, counts in repeats["across"].items():
         num_rows = summary["splits"].get(name.partition(" in ")[0], {}).get("rows", 0)
         statements["duplicates"].append(
             f"{name}: {number(counts['near'])} ({percent(counts['near'], num_rows)}), {number(counts['exact'])} exact"
-            + (f"; {number(text_repeats['across'][name]['near'])} by the text only" if text_repeats else "")
         )
 
     statements["encoding"] = [
@@ -138,7 +132,6 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         + (", learned from the training texts" if fit["alphabet"] else "")
         + (f"; {number(fit['rare'])} rare characters are read as two character ids each" if fit["rare"] else ""),
         "accents are removed: é is read as e, ß as ss" if encoding["fold_accents"] else "accents are not removed",
-        *map(_describe_column, summary["beside"]),
         *(["HTML tags are removed, also by predict"] if summary["strip_html"] else []),
     ]
     return statements
@@ -154,14 +147,6 @@ def describe_groups(groups: dict[str, Any]) -> str:
         if abs(drawn - requested) >= MIN_FRACTION_DIFFERENCE
     ]
     return description + (f"; {', '.join(differences)}: groups stay together" if differences else "")
-
-
-def _describe_column(column: dict[str, Any]) -> str:
-    """Describe a feature column. ``column["read"]`` counts the values that are read, plus 1 for missing values."""
-    description = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
-    if column["read"] <= column["values"]:
-        description += f"; only the {number(column['read'] - 1)} most frequent values are read"
-    return description
 
 
 def _class_facts(summary: Summary) -> list[str]:

@@ -19,7 +19,6 @@ from crepe_dist.reports.page import content_security_policy, render
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
-MAX_OFFERED = 500  # Maximum number of values of a feature column that the page offers for selection.
 BARS = 12  # Maximum number of classes on the page. If there are more, the most probable classes are shown.
 LEVELS = 4  # Number of intensities of a colour.
 NOISE = 0.1  # Rounding errors alone can cause scores up to this size, in nats.
@@ -135,7 +134,6 @@ def serve_page(model: Predictor, options: ServiceOptions) -> tuple[str, str]:
         bars=min(len(model.classes), BARS),
         rejected=REJECTED,
         max_chars=options.max_chars,
-        offered=MAX_OFFERED,
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )

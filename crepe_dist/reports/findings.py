@@ -5,8 +5,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.char_encoder import describe_truncation
-from crepe_dist.data.text_preprocessing import PRIVATE
-from crepe_dist.formatting import duration, join_words, number, percent, pluralize
+from crepe_dist.formatting import duration, number, percent, pluralize
 from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.weights_io import config_class
 from crepe_dist.native import library
@@ -170,8 +169,7 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         encoding: Character encoding, as ``CharEncoder.to_dict`` returns it.
         is_multilabel: True for a multilabel model.
     """
-    # Private-use characters in the alphabet represent values of feature columns, so they are not counted.
-    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("two_id_characters", ""))
+    alphabet = encoding.get("alphabet", "") + encoding.get("two_id_characters", "")
     rare = " A rare character counts as two characters." if encoding.get("two_id_characters") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
     return [
@@ -188,17 +186,10 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
 
 
 def changed_labels(description: dict[str, Any]) -> list[str]:
-    """List how many labels of each split were changed by ``prepare --correct``.
+    """Say how many training labels were changed by ``prepare --corrections``. Return [] if there are none.
 
     Args:
         description: Metadata of a checkpoint.
     """
-    corrected = description.get("data", {}).get("corrected", {})
-    if not any(corrected.values()):
-        return []
-    changed = join_words(
-        [f"{pluralize(count, 'label')} of its {split} split" for split, count in corrected.items() if count]
-    )
-    inflated = join_words([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
-    scores = f" If a model suggested the corrections, scores on {inflated} are too high." if inflated else ""
-    return [f"Label corrections changed {changed} before training.{scores}"]
+    corrected = description.get("data", {}).get("corrected", 0)
+    return [f"Corrections changed {pluralize(corrected, 'training label')} before training."] if corrected else []

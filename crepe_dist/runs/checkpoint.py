@@ -65,7 +65,7 @@ METADATA_SCHEMA = {
     "labels?": {"kind": (MULTILABEL,), "thresholds": list[float]},
     "label_type?": tuple(LABEL_TYPES),
     "numerics?": dict[str, str],
-    "data?": {"name": str, "fingerprint": str, "corrected?": dict[str, int]},
+    "data?": {"name": str, "fingerprint": str, "corrected?": int},
     "calibration?": {"temperature": float, "min_probability": float},
 }
 
@@ -110,7 +110,7 @@ def build_metadata(
         scores: Scores of the epoch by split. Multilabel scores contain the thresholds of the classes.
     """
     test = scores["test"]
-    corrected = data.manifest.get("corrections", {}).get("splits", {})
+    corrected = data.manifest.get("corrections", {}).get("applied", 0)
     labels: Json = {}
     if isinstance(test, MultilabelScores):
         labels = {"labels": {"kind": MULTILABEL, "thresholds": test.thresholds.tolist()}}
@@ -129,7 +129,7 @@ def build_metadata(
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            **({"corrected": corrected} if any(corrected.values()) else {}),
+            **({"corrected": corrected} if corrected else {}),
         },
         "id": data.manifest.get("id"),
         "reading": data.manifest.get("reading"),

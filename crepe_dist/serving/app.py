@@ -24,8 +24,6 @@ from prometheus_client import (
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import REJECTED, Prediction
@@ -38,7 +36,7 @@ from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
-EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" and "columns" (with "text") and "top" are optional'
+EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" (with "text") and "top" are optional'
 # Upper bounds of the buckets of the histograms in the metrics.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # Seconds.
 PROBABILITY_BUCKETS = tuple(number / 20 for number in range(1, 21))
@@ -68,7 +66,6 @@ class ServiceMetrics:
             buckets=PROBABILITY_BUCKETS,
             registry=registry,
         )
-        self.characters = Counter("crepe_dist_characters", "Characters of texts.", ["known"], registry=registry)
         self.batch_texts = Histogram(
             "crepe_dist_batch_texts", "Texts in a batch.", buckets=BATCH_SIZE_BUCKETS, registry=registry
         )
@@ -86,14 +83,6 @@ class ServiceMetrics:
                 labels = (REJECTED if prediction.rejected else prediction.label,)
             for label in labels:
                 self.predictions.labels(escape_controls(label)).inc()
-
-    def count_characters(self, texts: Sequence[str], encoding: CharEncoder) -> None:
-        """Count the known and unknown characters of texts. A character is known if the alphabet contains it."""
-        unknown, characters = map(
-            sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
-        )
-        self.characters.labels("yes").inc(characters - unknown)
-        self.characters.labels("no").inc(unknown)
 
 
 class MetricsMiddleware:

@@ -13,14 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crepe_dist.data.text_preprocessing import (
     SEPARATOR,
     TextPreprocessor,
-    append_values,
-    describe_unusable_number,
     join_columns,
-    strip_field_separators,
 )
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.formatting import join_words
-from crepe_dist.preparing.dataframe_source import format_value
 from crepe_dist.settings.options import ServiceOptions
 
 DEFAULT_TOP = 5  # Default number of classes in a prediction.
@@ -32,21 +28,17 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-Value = str | int | float | bool | None  # Value of a column.
 
 
 class PredictRequest(BaseModel):
     """Request to classify one or more texts."""
 
-    # Extra keys must be names of columns of the training data. ``all_texts`` rejects other keys.
+    # Extra keys must be names of text columns of the training data. ``all_texts`` rejects other keys.
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Value]
+    __pydantic_extra__: dict[str, str | None]
 
     text: str | None = Field(None, description="text to classify")
     title: str | None = Field(None, description="title of the text, joined as in training: title | text")
-    columns: dict[str, Value] = Field(
-        {}, description="values of columns by their names in the training data; the names may also be top-level keys"
-    )
     texts: Annotated[list[str], FailFast(), Field(description="texts to classify, instead of text")] = []
     explain: bool = Field(
         False, description="explain the prediction (with text only): scores of the characters and words"
@@ -56,48 +48,33 @@ class PredictRequest(BaseModel):
     @model_validator(mode="after")
     def _check_source(self) -> "PredictRequest":
         text_keys = [name for name in ("text", "title") if getattr(self, name) is not None]
-        names = [*text_keys, *self.columns, *(self.model_extra or ())]
-        if len(set(names)) < len(names):
-            raise ValueError("a column is given twice")
+        names = [*text_keys, *(self.model_extra or ())]
         if "text" in text_keys and self.texts:
             raise ValueError("give either text or texts")
         if self.texts and (names or self.explain):
-            raise ValueError("title, columns and explain need a single text")
+            raise ValueError("title, explain and names of columns need a single text")
         if not self.texts and not set(names) - {"title"}:
             raise ValueError("give either text or texts")
         return self
 
     def all_texts(self, composition: TextPreprocessor) -> list[str]:
-        """Return the texts to classify, joined with the title and the values of the feature columns.
+        """Return the texts to classify, joined with the title.
 
         If the request contains the text columns by name, they are joined in the same order as in the training data.
 
         Raises:
-            HttpError: The model has no such column, there is no text, or the value of a numeric column is not a number.
+            HttpError: The model has no such column, or the text is given in two ways.
         """
         if self.texts:
-            return list(map(strip_field_separators, self.texts))
+            return self.texts
         text_keys = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
-        values = {name: format_value(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
-        feature_columns = {column.name: column for column in composition.feature_columns}
-        known = [*(composition.columns or ("text",)), *feature_columns]
-        for name, value in values.items():
+        values = {name: value or "" for name, value in (self.model_extra or {}).items()}
+        known = list(composition.columns or ("text",))
+        for name in values:
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
                 raise HttpError(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
-            if (
-                name in feature_columns
-                and feature_columns[name].categories is None
-                and (problem := describe_unusable_number(name, value))
-            ):
-                raise HttpError(422, problem, remedy="give a number or null")
-        parts = {**text_keys, **{name: value for name, value in values.items() if name not in feature_columns}}
-        if not parts:
-            raise HttpError(
-                422,
-                "the request has no text",
-                remedy=f"give text, or {composition.columns[0]!r:.60}" if composition.columns else "give text",
-            )
+        parts = {**text_keys, **values}
         if parts.keys() <= set(composition.columns):
             joined = join_columns([parts.get(name, "") for name in composition.columns])
         elif parts.keys() == text_keys.keys():
@@ -107,7 +84,7 @@ class PredictRequest(BaseModel):
             raise HttpError(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
-        return [append_values(strip_field_separators(joined), [values.get(name, "") for name in feature_columns])]
+        return [joined]
 
 
 class JsonTextResponse(Response):

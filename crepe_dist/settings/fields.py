@@ -18,7 +18,6 @@ CASES: tuple[Case, ...] = get_args(Case)  # How a character encoder reads case; 
 MAX_DOCUMENT_LENGTH = 1 << 20  # Maximum document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
-HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
 MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A number that is larger than this is probably a typo.
 
 

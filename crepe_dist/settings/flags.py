@@ -24,7 +24,6 @@ from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
     FORMATS,
-    HEADERS,
     NON_EMPTY,
     Choice,
     Range,
@@ -231,7 +230,6 @@ class TextEncoding(ValueType):
 
 UTF_8 = "utf-8"
 # Help texts of flags that several commands share.
-HEADER = "Whether the first line of a CSV or TSV file names the columns."
 ENCODING = (
     "Encoding of text files without a byte order mark, such as cp1252. Default: the encoding of the model's data, "
     "otherwise utf-8. JSON Lines are always utf-8."
@@ -268,14 +266,12 @@ class ColumnFlags(Settings):
     input_format: str | None = setting(
         None, "File format. Default: detected from the file name and the content.", Choice(FORMATS)
     )
-    header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     label: str | None = setting(
         None,
         "Label column, by name or by number (from 1). Default: the column of the model's data, otherwise a "
         "column with a common name, otherwise the first column.",
         COLUMN,
-        "--label-column",
     )
     label_columns: str | None = setting(
         None,

@@ -11,7 +11,6 @@ from crepe_dist import formatting
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.text_preprocessing import FeatureColumn
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import weights_io
@@ -72,8 +71,7 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
     network: dict[str, Any] = {}
     if metadata is not None:
         trained_on, classes, network = checkpoint.parse_metadata(path, metadata)
-        columns = checkpoint.read_preprocessor(metadata).feature_columns
-        _check_encoding(path, trained_on, columns, dataset, network)
+        _check_encoding(path, trained_on, dataset, network)
     shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.num_classes:
         raise UserError(
@@ -135,23 +133,13 @@ def _select_transferable(
     return transferable, [], summary
 
 
-def _check_encoding(
-    path: Path, trained_on: CharEncoder, columns: tuple[FeatureColumn, ...], dataset: Dataset, network: dict[str, Any]
-) -> None:
-    """Check that the pretrained network can read the texts and the feature columns of the data set.
+def _check_encoding(path: Path, trained_on: CharEncoder, dataset: Dataset, network: dict[str, Any]) -> None:
+    """Check that the pretrained network can read the texts of the data set.
 
-    Both encodings must map characters to the same ids, and both data sets must have the same feature columns. The
-    encodings may differ in whether they remove accents, and in the maximum length of a text. The network ``paper``
-    requires the same length.
+    Both encodings must map characters to the same ids. The encodings may differ in whether they remove accents, and in
+    the maximum length of a text. The network ``paper`` requires the same length.
     """
     encoding = dataset.encoder
-    if columns != dataset.preprocessor.feature_columns:
-        why = (
-            "the network has learned one embedding per value of each feature column, so columns, values and their "
-            "order must be the same in both data sets"
-        )
-        remedy = f"train on {dataset.folder} without --init-from, or on the data set that the network was trained on"
-        raise UserError(f"{path} was trained on other feature columns than {dataset.folder} has", why, remedy)
     any_length = weights_io.config_class(network).accepts_any_length
     if not encoding.same_mapping(trained_on) or not (any_length or encoding.feature_len == trained_on.feature_len):
         raise UserError(

@@ -9,7 +9,6 @@ from tests.chaos import harness
 from tests.conftest import QUICK
 
 SETTINGS = [*QUICK, "--batch-size=25", "--epochs=30", "--state.save-steps=4"]
-RANKS = 2
 RAY_NODES = Path(__file__).with_name("ray_nodes.py")
 
 
@@ -48,15 +47,13 @@ class Cluster:
         print("remove", file=self._holder.stdin, flush=True)
         assert _answer(self._holder) == "done"
 
-    def train(
-        self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
-    ) -> subprocess.Popen[str]:
+    def train(self, *flags: str) -> subprocess.Popen[str]:
         """Start ``crepe train --on ray``. The output is written to the file ``printed.txt``."""
-        arguments = ["--on", "ray", "--processes", str(processes), "--data", str(self._data)]
+        arguments = ["--on", "ray", "--processes", "2", "--data", str(self._data)]
         process = subprocess.Popen(
             [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
             cwd=self._folder,
-            env={**self._environment, **(variables or {})},
+            env={**os.environ, "RAY_ADDRESS": self.address},
             stdin=subprocess.DEVNULL,
             stdout=(self._folder / "printed.txt").open("w"),
             stderr=subprocess.STDOUT,
@@ -64,10 +61,6 @@ class Cluster:
         )
         self._trainings.append(process)
         return process
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "RAY_ADDRESS": self.address}
 
     @property
     def printed(self) -> str:

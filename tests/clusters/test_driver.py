@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.clusters import ray as on_ray
-from crepe_dist.distributed.signals import SignalHandler, StopRequested
+from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.elastic import driver, worker_group
 from crepe_dist.elastic.cluster import Cluster, NodeLostError, Slot
 from crepe_dist.elastic.driver import ElasticDriver
@@ -165,21 +165,6 @@ def test_the_first_start_waits_for_all(train, monkeypatch):
     monkeypatch.setenv("CREPE_DIST_RENDEZVOUS_SECONDS", "1")
     with pytest.raises(UserError, match="the Pretended cluster has no slots for 2 processes"):
         train(Pretended([], rooms=[1]))
-
-
-@pytest.mark.parametrize("ends", [[None, None], [70, None], [75, None]])
-def test_a_signal_stops_all(train, monkeypatch, ends):
-    ranks = Pretended([ends])
-    place = ranks.allocate
-
-    def then_signal(processes: int) -> list[Slot]:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return place(processes)
-
-    monkeypatch.setattr(ranks, "allocate", then_signal)
-    with pytest.raises(StopRequested, match="SIGTERM"):
-        train(ranks)
-    assert ranks.released
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,6 @@ def test_every_command_is_listed_and_no_other(tmp_path):
     )
 
 
-def test_version(tmp_path):
-    assert run([CREPE, "--version"], tmp_path) == f"crepe_dist {crepe_dist.__version__}\n"
-
-
 def test_a_typo_is_answered_with_the_near_name(tmp_path):
     printed = run([CREPE, "trian", "--epochs", "3"], tmp_path, code=1)
     assert printed == "error: there is no command trian\n  do:  did you mean train?\n"

@@ -41,7 +41,6 @@ def test_prepare(tmp_path, complaint, printed_by):
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
     assert open_dataset(tmp_path / "out").encoder.case == "keep"
-    assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
@@ -57,7 +56,7 @@ def test_prepare(tmp_path, complaint, printed_by):
 
 def test_prepare_reads_a_pipe(tmp_path):
     lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
-    run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)
+    run(command("prepare", "-", "--out", "out", "--validation", "0.1"), tmp_path, stdin=lines)
     dataset = open_dataset(tmp_path / "out")
     assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 70, "validation": 10, "test": 20}
 
@@ -73,11 +72,10 @@ class TestPredict:
         assert all("%" in line and "first" in line for line in (printed[0], *printed[2:]))
         assert b"error: 1 of 4 rows could not be classified" in done.stderr
 
-    def test_lines_of_another_encoding_name_its_flag(self, place, printed_by, complaint):
+    def test_lines_of_another_encoding_name_a_remedy(self, place, complaint):
         (place / "old.csv").write_bytes("id,Review\n1,é\n2,zig\n".encode("cp1252"))
         flags = ("predict", "--file", "old.csv", "--text-column", "Review")
-        assert "--encoding cp1252" in complaint(*flags, cwd=place)
-        printed_by(*flags, "--encoding", "cp1252")
+        assert "save the file as UTF-8" in complaint(*flags, cwd=place)
 
     @pytest.mark.parametrize(("name", "kind"), [("a.json", "jsonl"), ("a.xlsx", None), ("a.csv.gz", None)])
     def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind, printed_by, complaint):
@@ -110,7 +108,7 @@ class TestPredict:
         printed_by("predict", *flags, cwd=place)
         assert (
             "1 of 2 texts is longer than 123 characters: the network reads only the first 61 and the last 61 "
-            "characters\n"
+            "characters; to read everything, pass --windows\n"
         ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
@@ -149,6 +147,7 @@ class TestPredict:
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
+            (["--text", "x", "--windows", "--explain"], "does not support --explain"),
             (["--file", "few.xlsx"], "save it as CSV"),
         ],
     )

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from crepe_dist import cli
 from tests.conftest import QUICK, needs_kernels, run, train, write_csv
 
 
@@ -33,13 +32,6 @@ def test_it_is_refused(place, words, complaint):
     said = complaint(name, *flags, cwd=place)
     assert said.startswith(f"error: {FLAGS[words]}")
     assert "\n  do:  " in said
-
-
-@needs_kernels
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("runs", "supervise")])
-def test_each_module_of_a_command_is_that_command(name, place):
-    printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
-    assert printed.startswith(f"usage: python -m crepe_dist {name} ")
 
 
 @needs_kernels

@@ -133,6 +133,12 @@ def test_equals_the_plain_reference(texts, case, feature_len, fold_accents, own)
         assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.truncated_range(text))
         read = set(range(len(text))).difference(encoding.truncated_range(text))
         assert read <= set(encoding.offset_mapping(text).tolist())
+        whole, windows = encoding.windows(text)
+        assert (len(whole), len(windows)) == (encoding.lengths([text])[0], max(1, -(-len(whole) // feature_len)))
+        if len(whole) <= feature_len:
+            assert windows.tolist() == [reference(text, encoding)]
+        else:
+            assert windows[[0, -1]].tolist() == [whole[:feature_len].tolist(), whole[-feature_len:].tolist()]
 
 
 @pytest.mark.parametrize("name", marked_encoders(1))

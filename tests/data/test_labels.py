@@ -36,23 +36,17 @@ def expected(sets):
 
 
 @pytest.mark.parametrize(
-    "form", ["csv", "space.xlsx", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"]
+    "form", ["json.csv", "json.xlsx", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"]
 )
 def test_every_table_may_have_several_labels(tmp_path, form):
     flags: Any = {"labels": "multilabel"}
     frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
-    sets = SETS
     if "columns" in form or form == "bare.csv":
         frame = pd.DataFrame(
             {"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}}
         )
         flags = {"label_columns": ["2", "3", "4"] if form == "bare.csv" else NAMES}
-    elif form in ("csv", "space.xlsx"):
-        separator = ";" if form == "csv" else "space"
-        joined = [(" ; " if form == "csv" else " ").join(each) for each in SETS]
-        frame, flags = frame.assign(label=joined), {"label_separator": separator}
-        sets = [each for each in SETS if each]  # an empty cell is a row without a label
-    elif form == "json.csv":
+    elif form.startswith("json."):
         frame = frame.assign(label=[json.dumps(each) for each in SETS])
     crepe_dist.prepare(write_frame(frame, tmp_path / f"table.{form}"), tmp_path / "out", **flags, **ALL)
     data, shares = shares_of(tmp_path / "out")
@@ -60,9 +54,9 @@ def test_every_table_may_have_several_labels(tmp_path, form):
     assert len(data.classes) == 3
     if form != "bare.csv":
         assert data.classes == NAMES
-        np.testing.assert_array_equal(shares, expected(sets))
-        np.testing.assert_array_equal(data.class_counts(), expected(sets).sum(axis=0))
-    assert sorted(shares.sum(axis=1)) == sorted(map(len, sets))
+        np.testing.assert_array_equal(shares, expected(SETS))
+        np.testing.assert_array_equal(data.class_counts(), expected(SETS).sum(axis=0))
+    assert sorted(shares.sum(axis=1)) == sorted(map(len, SETS))
 
 
 def test_lines_of_fasttext(tmp_path):
@@ -99,8 +93,7 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "has no valid row"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
-        ({"label": SETS}, {"labels": "multilabel", "stratified": True}, "one class per row"),
-        ({"label": SETS}, {"labels": "single", "label_separator": ";"}, "cannot be combined"),
+        ({"x": [0] * 40, "y": [1] * 40}, {"labels": "single", "label_columns": ["x", "y"]}, "cannot be combined"),
         ({"x": [1e308] * 40, "y": [1e308] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "large"),
         ({"x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
     ],

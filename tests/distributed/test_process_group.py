@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from crepe_dist.distributed.launch import LauncherEnv, read_launcher_env, require_complete_rank_env, set_omp_threads
+from crepe_dist.distributed.launch import LauncherEnv, read_launcher_env, require_complete_rank_env
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, launch_prefix, run
 from tests.helpers.needs import needs
@@ -109,13 +109,3 @@ class TestLaunch:
             require_complete_rank_env(read_launcher_env(environment), environment)
         for complete in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
             require_complete_rank_env(read_launcher_env(complete), complete)
-
-    def test_the_cores_of_a_host_are_divided_among_its_processes(self, monkeypatch):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
-        for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
-            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-            set_omp_threads(local_size)
-            assert os.environ["OMP_NUM_THREADS"] == str(threads)
-        monkeypatch.setenv("OMP_NUM_THREADS", "7")
-        set_omp_threads(3)
-        assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -81,15 +81,6 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
             process.wait()
 
 
-def test_all_ranks_start_and_node_0_prints_their_output(nodes, tmp_path):
-    job = nodes(3, 2)
-    job.start("print_to_both_streams")
-    assert job.codes() == [0, 0, 0]
-    assert all(f"[rank {rank}] out {rank}\n" in job.printed() for rank in range(1, 6))
-    assert len(list(tmp_path.glob("start-0-*"))) == 6
-    assert re.search(r"^[-\d]+ [:\d]+ \[node 1\] connected to node 0", job.printed(1), re.MULTILINE)
-
-
 def test_8_nodes_of_8_processes_restart_together_after_kills_at_both_levels(nodes, tmp_path):
     job = nodes(8, 8)
     job.start("stop_on_request")

@@ -117,7 +117,7 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", ["separator", "soft", "bare", "fasttext"])
+@pytest.mark.parametrize("kind", ["multilabel", "soft", "bare", "fasttext"])
 def test_every_kind_of_labels(tmp_path, kind):
     generator = np.random.default_rng(3)
     names = list(WORDS)
@@ -130,9 +130,9 @@ def test_every_kind_of_labels(tmp_path, kind):
         first = [names[mask.argmax()] for mask in masks]
         texts = [" ".join(WORDS[name].split()[row % 3] for name, has in zip(names, mask) if has) + f" {part} {row}"
                  for row, mask in enumerate(masks)]  # fmt: skip
-        if kind == "separator":
-            rows = [(";".join(np.array(names)[mask]), text) for mask, text in zip(masks, texts)]
-            options, header = {"label_separator": ";"}, ("tags", "text")
+        if kind == "multilabel":
+            rows = [(json.dumps(np.array(names)[mask].tolist()), text) for mask, text in zip(masks, texts)]
+            options, header = {"labels": "multilabel"}, ("tags", "text")
         elif kind == "soft":
             rows = [(text, *(mask / mask.sum()).round(3)) for mask, text in zip(masks, texts)]
             options, header = {"label_columns": names, "labels": "soft"}, ("text", *names)

@@ -222,7 +222,7 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
         else:
             write_manifest(path.parent, about)  # An attacker would also correct the checksum.
 
-    CASES[f"manifest: {name}"] = Case(build, "prepare", ("--verify", "data"), complaint)
+    CASES[f"manifest: {name}"] = Case(build, "inspect", ("data",), complaint)
 
 
 def file_above(about: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def shard(name: str, build: Callable[[Path], object], complaint: str, file: str 
                 part["files"][file]["bytes"] = (folder / file).stat().st_size
         write_manifest(folder, about)
 
-    CASES[f"shard: {name}"] = Case(replace_shard, "prepare", ("--verify", "data"), complaint)
+    CASES[f"shard: {name}"] = Case(replace_shard, "inspect", ("data",), complaint)
 
 
 def npy(text: str, data: bytes = bytes(301 * 4)) -> Callable[[Path], object]:
@@ -301,7 +301,7 @@ def source(
     fine: bool = False,
     **more: Any,
 ) -> None:
-    given = (file, "--out", "out", "--feature-len", "123", "--processes", "1", *arguments)
+    given = (file, "--out", "out", "--feature-len", "123", *arguments)
     CASES[f"source: {name}"] = Case(lambda where, _: build(where / file), "prepare", given, complaint, fine, **more)
 
 
@@ -401,12 +401,11 @@ def beside_many_names(path: Path) -> None:
 GOOD_CSV = b"".join(b'"%d","text number %d"\n' % (1 + i % 2, i) for i in range(400))
 NESTED = '{"label": "a", "text": "x"}\n' + f'{{"label": {DEEP}\n' * 9
 LABELS = f"label,text\n{ESCAPE},x\nb,y\n" * 50
-SHOW_LABELS = ("--header", "yes", "--max-bad", "1")
 source("x.csv.gz", "a line of 400 megabytes", bomb(b"x" * (1 << 26), 6, GOOD_CSV, b"\n"), "quarantine", fine=True)
 source("x.csv.gz", "a field without end", bomb((b"x" * 1023 + b"\n") * 8192, 2, GOOD_CSV + b'1,"'), "rows are invalid")
 source("x.jsonl", "nested JSON", lambda path: path.write_text(NESTED), "rows are invalid")
 source("x.csv", "NUL and escapes", lambda path: path.write_bytes(b"1,\0\x1b[2J\n2,\xff\xfe\n" * 50), "")
-source("x.csv", "labels for the terminal", lambda path: path.write_text(LABELS), SHOWN, *SHOW_LABELS, fine=True)
+source("x.csv", "labels for the terminal", lambda path: path.write_text(LABELS), SHOWN, "--max-bad", "1", fine=True)
 source("x.parquet", "Parquet: a gigabyte by a dictionary", of_one_text, "expands to more than 1.1 GB")
 source("x.parquet", "Parquet: a page of 300 megabytes", of_one_page, "a column of 300,")
 source("x.parquet", "Parquet: a footer with lies", with_lies, "")

@@ -13,9 +13,8 @@ from starlette.testclient import TestClient
 
 import crepe_dist
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.targets import MULTILABEL
-from crepe_dist.data.text_preprocessing import FeatureColumn, TextPreprocessor, append_values
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.gpu_inference import GpuInferenceEngine
 from crepe_dist.exporting.exporter import export, synthetic_texts
@@ -28,53 +27,30 @@ from crepe_dist.settings.options import ServiceOptions
 from tests.exporting.test_export import make
 from tests.helpers import reference
 
-COLUMNS = (FeatureColumn("colour", ("red", "blue")), FeatureColumn("amount", None, (1.0, 5.0)))
-VALUES = (("red", "3"), ("", ""), ("green", "-1"), ("blue", "9"))
 Answers = Sequence[Any]  # Predictions of the package or of the exported module.
 
 
 @dataclass(frozen=True)
 class Model:
-    """Checkpoint with random parameters.
-
-    Attributes:
-        columns: Whether the model has feature columns.
-    """
+    """Checkpoint with random parameters."""
 
     path: Path
-    columns: bool = False
 
     @classmethod
     def make(
-        cls, folder: Path, kind: str, encoder: CharEncoder, *, strip_html: bool = False, columns: bool = False,
-        multilabel: bool = False,
-    ) -> "Model":  # fmt: skip
-        preprocessor = TextPreprocessor(strip_html=strip_html, feature_columns=COLUMNS if columns else ())
-        if columns:
-            alphabet = sort_alphabet({*encoder.alphabet, *preprocessor.characters()})
-            encoder = replace(encoder, alphabet=alphabet)
+        cls, folder: Path, kind: str, encoder: CharEncoder, *, strip_html: bool = False, multilabel: bool = False
+    ) -> "Model":
+        preprocessor = TextPreprocessor(strip_html=strip_html)
         more = {"labels": {"kind": MULTILABEL, "thresholds": [0.2, 0.5, 0.8]}} if multilabel else {}
-        return cls(make(folder, kind, encoder, more={**more, "composition": preprocessor.to_dict()}), columns)
+        return cls(make(folder, kind, encoder, more={**more, "composition": preprocessor.to_dict()}))
 
     def load(self) -> Predictor:
         return crepe_dist.load(self.path, device="cpu")
 
-    def values(self, number: int) -> tuple[str, ...]:
-        """Return the values of the feature columns of a row."""
-        return VALUES[number % len(VALUES)] if self.columns else ()
-
-    def rows(self, texts: Sequence[str]) -> list[str]:
-        return [append_values(text, self.values(number)) for number, text in enumerate(texts)]
-
-    def records(self, texts: Sequence[str]) -> list[Any]:
-        names = [column.name for column in COLUMNS]
-        records = [{"text": text, **dict(zip(names, self.values(n)))} for n, text in enumerate(texts)]
-        return records if self.columns else list(texts)
-
 
 def by_package(model: Model, texts: Sequence[str]) -> Answers:
     """Answers of ``crepe predict`` with the kernels that the environment selects."""
-    return _stream(model.load(), model.rows(texts))
+    return _stream(model.load(), texts)
 
 
 def _stream(predictor: Predictor, rows: Sequence[str]) -> Answers:
@@ -92,7 +68,7 @@ def by_onnx(model: Model, texts: Sequence[str]) -> Answers:
     folder, predictor = model.path.parent / "onnx", model.load()
     export(predictor, "onnx", folder, synthetic_texts(predictor.encoding))
     classifier = runpy.run_path(str(folder / "crepe_runtime.py"))["Classifier"](str(folder / "model.onnx"))
-    return list(classifier.predict(model.records(texts)))
+    return list(classifier.predict(texts))
 
 
 def by_mxnet(model: Model, texts: Sequence[str]) -> Answers:
@@ -100,12 +76,7 @@ def by_mxnet(model: Model, texts: Sequence[str]) -> Answers:
     predictor = model.load()
     backend = Backend("float32", None, "for a test")
     engine = GpuInferenceEngine(predictor.engine.config, predictor.engine.parameters, backend, CPU)
-    return _stream(replace(predictor, engine=engine), model.rows(texts))
-
-
-def by_gpu(model: Model, texts: Sequence[str]) -> Answers:
-    """Answers of the CUDA kernels. A GPU must be there."""
-    return list(crepe_dist.load(model.path, device="gpu").predict_stream(iter(model.rows(texts))))
+    return _stream(replace(predictor, engine=engine), texts)
 
 
 def by_service(model: Model, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -118,13 +89,10 @@ def by_service(model: Model, texts: Sequence[str]) -> list[dict[str, Any]]:
     options = ServiceOptions(max_chars=1 << 20, max_body=1 << 30)
     client = TestClient(create_app(batcher, predictor, metrics, options), base_url="http://127.0.0.1")
     try:
-        if model.columns:
-            requests = [{"text": r.pop("text"), "columns": r, "top": 3} for r in model.records(texts)]
-        else:
-            requests = [{"texts": list(texts[start : start + 100]), "top": 3} for start in range(0, len(texts), 100)]
+        requests = [{"texts": list(texts[start : start + 100]), "top": 3} for start in range(0, len(texts), 100)]
         replies = [client.post("/predict", json=request) for request in requests]
         assert {reply.status_code for reply in replies} == {200}, replies[-1].text
-        return [answer for reply in replies for answer in reply.json().get("predictions", [reply.json()])]
+        return [answer for reply in replies for answer in reply.json()["predictions"]]
     finally:
         batcher.close()
 
@@ -136,7 +104,7 @@ def by_definition(model: Model, texts: Sequence[str], encode: Any) -> tuple[Any,
         encode: Reference encoder: text, encoder → list of ids.
     """
     predictor = model.load()
-    composed = list(map(predictor.composition.text, model.rows(texts)))
+    composed = list(map(predictor.composition.text, texts))
     char_ids = np.array([encode(text, predictor.encoding) for text in composed], np.uint8)
     config = predictor.engine.config
     parts = [
@@ -144,6 +112,4 @@ def by_definition(model: Model, texts: Sequence[str], encode: Any) -> tuple[Any,
         for start in range(0, len(char_ids), 100)
     ]
     logits = np.concatenate(parts) / predictor.calibration.temperature
-    return predictor.probabilities(logits.astype(np.float32)), predictor.without_values(
-        predictor.count_known(char_ids), composed
-    )
+    return predictor.probabilities(logits.astype(np.float32)), predictor.count_known(char_ids)

@@ -1,29 +1,23 @@
-"""crepe inspect: wrong labels, overlapping classes, and texts to label next."""
+"""crepe inspect: wrong labels, and overlapping classes."""
 
 import csv
 import json
 import random
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import crepe_dist
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import PREDICTION_COLUMNS, unescape_cell, write_csv
+from crepe_dist.files.csv_cells import write_csv
 from crepe_dist.inspecting import out_of_fold
-from crepe_dist.inspecting.candidate_pool import CandidatePool, facility_location
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import find_label_errors
-from crepe_dist.predicting.input_reader import model_columns, open_inputs
-from crepe_dist.preparing.dataframe_source import extract_table_texts
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import ReadOptions, find_sources
+from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import TRIGRAMS, needs_kernels, write_rows
@@ -47,8 +41,6 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspected")
     same = [(NAMES[0], "Twice, twice quaqua!"), (NAMES[1], "twice TWICE quaqua"), *[(NAMES[2], "vex vex vexing")] * 2]
     write_rows(folder / "texts.csv", [("label", "text"), *rows(), *same])
-    new = ("abcdef quaqua quaqua", "", "fedcba quaqua zigzig", "Fedcba, QUAQUA zigzig", "twice twice; quaqua")
-    (folder / "new.txt").write_text("\n".join((*new, "ghijgh zigzig quaqua")))
     spec = PreparationSpec(CharEncoder(feature_len=100), SplitOptions(0.2, 0.1))
     prepare(find_sources([str(folder / "texts.csv")]), folder / "data", spec)
     return folder
@@ -66,11 +58,9 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
 
     monkeypatch.setattr(out_of_fold, "train_in_subprocess", quick)
     monkeypatch.chdir(place)
-    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--num-suggestions", "2")
+    given = ("inspect", "data", "--out", "out", "--folds", "2")
     printed = printed_by(*given)
     assert "fold 2 of 2: " in printed
-    assert "selecting 2 of 3 texts" in printed
-    assert "skipping 3 rows that repeat a text or cannot be classified" in printed
     texts = {text for _, text in list(rows())[:PLANTED]}
     errors = read(place / "out" / "label_errors.csv")
     found = {row["text"] for row in errors}
@@ -82,9 +72,6 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     assert shares == sorted(shares)
     lines = (place / "texts.csv").read_text().lower().splitlines()
     assert all(row["text"] in lines[int(row["line"]) - 1] for row in errors)
-    following = read(place / "out" / "label_next.csv")
-    assert [row["label"] for row in following] == ["", ""]
-    chosen_texts_are_prepared_beside_the_others(place, following)
     corrections_change_labels_as_listed(place, errors)
     edited = (place / "out" / "label_errors.csv").read_bytes()
     with pytest.raises(UserError, match=r"out/label_errors\.csv already exists") as caught:
@@ -95,24 +82,14 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     assert len(read(place / "out" / "label_errors.csv")) == len(errors)
 
 
-def chosen_texts_are_prepared_beside_the_others(place, rows):
-    """Fill in the first label, and leave the second one out."""
-    write_csv(place / "filled.csv", [{**rows[0], "label": NAMES[0]}, rows[1]])
-    sources = [place / "texts.csv", place / "filled.csv"]
-    report = crepe_dist.prepare(sources, place / "more", feature_len=100)
-    assert report["rows"]["kept"] == 245
-    with pytest.raises(UserError, match="has no text to label"):
-        CandidatePool(str(place / "texts.csv"), Corpus(open_dataset(place / "more")), "utf-8")
-
-
 def corrections_change_labels_as_listed(place, errors):
     """Keep the first label, and prepare the data again."""
     path = place / "out" / "label_errors.csv"
     errors[0]["suggested"] = ""
     write_csv(path, errors)
-    given = {"corrections": path, "correct": "all", "validation": 0.1, "feature_len": 100}
+    given = {"corrections": path, "validation": 0.1, "feature_len": 100}
     about = crepe_dist.prepare(place / "texts.csv", place / "corrected", **given)["corrections"]
-    assert (about["applied"], about["kept"], about["stale"]) == (len(errors) - 1, 1, 0)
+    assert (about["applied"] + about["held_out"], about["kept"], about["stale"]) == (len(errors) - 1, 1, 0)
     assert open_dataset(place / "corrected").manifest["corrections"] == about
 
 
@@ -165,49 +142,6 @@ class TestConfidentLearning:
         first = np.array([0.9, 0.9, 0.3, 0.2, 0.5])
         probabilities, labels = np.stack([first, 1 - first], axis=1), np.array([0, 0, 0, 1, 1], np.int32)
         assert find_label_errors(probabilities, labels).tolist() == [2]
-
-
-def test_each_facility_adds_most():
-    generator = np.random.default_rng(3)
-    alike, weights = generator.uniform(-1, 1, (12, 30)).astype(np.float32), generator.random(30)
-    chosen = facility_location(alike, weights, 5)
-    for place, row in enumerate(chosen):
-        sums = [np.maximum(0, alike[[*chosen[:place], each]].max(axis=0)) @ weights for each in range(12)]
-        assert sums[row] == pytest.approx(max(sums))
-
-
-def test_texts_to_label_come_back_as_they_were(tmp_path):
-    marks = ["@D", "=1+1", "'=quoted", "-4.5x"]
-    columns = {"text": [f"@{n} word {n}" for n in range(40)], "label": [*"ab"] * 20, "@mark": marks * 10}
-    new = {"text": [f"=new {mark} {n}" for n, mark in enumerate(marks)], "@mark": marks}
-    for name, table in (("old", columns), ("new", new)):
-        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
-            csv.writer(stream).writerows([table, *zip(*table.values())])
-    given: Any = {"category": "@mark", "validation": 0.0}
-    crepe_dist.prepare(tmp_path / "old.csv", tmp_path / "old", **given)
-    pool = CandidatePool(str(tmp_path / "new.csv"), Corpus(open_dataset(tmp_path / "old")), "utf-8")
-    chosen = pool.select_for_labelling(np.full((4, 2), 0.5), 4, 0)
-    write_csv(tmp_path / "label_next.csv", [{**row, "label": "a"} for row in chosen])
-    frame = pd.read_csv(tmp_path / "label_next.csv", keep_default_na=False)
-    assert frame.text.str.startswith("'=").all()
-    frame.to_excel(tmp_path / "label_next.xlsx", index=False)
-    for name in ("label_next.csv", "label_next.xlsx"):
-        crepe_dist.prepare([tmp_path / "old.csv", tmp_path / name], tmp_path / f"{name}-data", **given)
-        data = open_dataset(tmp_path / f"{name}-data")
-        assert set(data.preprocessor.feature_columns[0].categories or ()) == set(marks)
-    opened = open_inputs(
-        str(tmp_path / "label_next.csv"), reading=ReadOptions(columns=model_columns(data.preprocessor))
-    )
-    assert sorted(row.text for group in opened for row in group) == sorted(
-        map(FIELD_SEPARATOR.join, zip(*new.values()))
-    )
-    frame = frame.rename(columns=unescape_cell)
-    assert sorted(extract_table_texts(frame, model_columns(data.preprocessor))) == sorted(
-        map(FIELD_SEPARATOR.join, zip(*new.values()))
-    )
-    write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(PREDICTION_COLUMNS, "")}])
-    ((answered,),) = open_inputs(str(tmp_path / "answers.csv"))
-    assert answered.text == "=x"
 
 
 @pytest.mark.parametrize("num_groups", [12, 240])

@@ -430,17 +430,6 @@ class TestTwoHosts:
         first, second = f"{SECOND_NET}.1", f"{SECOND_NET}.2"
         assert [addresses for _, addresses, _ in group.places()] == [[second, first], [first, first], [first, second]]
 
-    @pytest.mark.parametrize("networks", [("eth0", ""), ("", "eth0"), ("eth0", "eth0"), ("", "")])
-    def test_a_host_that_names_no_network_is_noted(self, ranks, hosts, networks):
-        group = ranks(WORLD_SIZE=2, MASTER_ADDR="hosta", MASTER_PORT=29500, CREPE_DIST_SECRET=SECRET)
-        for rank, (host, network) in enumerate(zip(hosts.values(), networks)):
-            group.start(rank, tuple(host.inside()), CREPE_DIST_SOCKET_IFNAME=network)
-        printed = group.end(0)
-        unset = [name for name, network in zip(hosts, networks) if not network]
-        note = "[rank 0] note: CREPE_DIST_SOCKET_IFNAME is set on other hosts, but not on"
-        assert printed.count(note) == (len(unset) == 1)
-        assert len(unset) != 1 or f"{note} {unset[0]}\n" in printed
-
     @pytest.mark.parametrize(
         ("network", "what"),
         [

@@ -114,16 +114,3 @@ def test_a_mistake_of_the_user_is_not_repeated(cluster, tmp_path):
     job = Job(cluster, tmp_path, [], pace=0, worker="exit 1")
     assert job.wait()["JobState"] == "FAILED"
     assert job.state["Restarts"] == "0"
-
-
-def test_after_the_loss_of_a_node_slurm_queues_the_job_again(cluster, data, tmp_path, unbroken, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_dir = tmp_path / "a run"
-    job = Job(cluster, tmp_path, flags(run_dir, data), pace=0.1)
-    job.until(lambda: run_dir.exists() and harness.has_saved(run_dir))
-    cluster("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=lost")  # It returns by itself (ReturnToService).
-    job.begin_again()
-    assert job.wait()["JobState"] == "COMPLETED", job.printed
-    assert job.printed.count("resuming from step") == 1
-    assert not list(tmp_path.glob("*.failures"))
-    harness.assert_same(run_dir, unbroken)

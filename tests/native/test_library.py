@@ -2,7 +2,6 @@
 
 import multiprocessing
 import shutil
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.native import library
-from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.options import ModelOptions
 
@@ -166,25 +164,3 @@ def test_kernels_work_in_a_forked_process():
 def test_libgomp_is_not_needed(name):
     """The libraries do not link to libgomp. A pragma whose function is not in threads.cpp would add the link."""
     assert b"libgomp" not in (library.FOLDER / f"crepe_{name}.so").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "seconds", "slower"),
-    [("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
-)
-def test_float32_is_the_default_if_it_is_clearly_faster(name, seconds, slower, monkeypatch):
-    clock = [0.0]
-
-    def time_matmul(bfloat16, size, threads, times):
-        clock[0] += seconds if bfloat16 else 1.0
-
-    build: Any = Library.__new__(Library)
-    build.name, build.emulates, build.bfloat16 = name, False, True
-    build.functions = SimpleNamespace(crepe_time_matmul=time_matmul)
-    monkeypatch.setattr(library.time, "thread_time", lambda: clock[0])
-    monkeypatch.setattr(library, "find", lambda: (build, ""))
-    assert build.bfloat16_is_slower is slower
-    chosen = choose()
-    assert chosen.precision == ("float32" if slower else "bfloat16")
-    assert ("slower on this processor" in chosen.why) is slower
-    assert choose(precision="bfloat16").precision == "bfloat16"

@@ -1,7 +1,5 @@
 """A new network, added by one package and one line in the registry, is trained, resumed, used and exported."""
 
-import json
-
 import pytest
 
 import crepe_dist
@@ -10,7 +8,6 @@ from crepe_dist.exporting import exporter
 from crepe_dist.runs import checkpoint
 from tests.chaos import harness
 from tests.exporting.test_export import texts
-from tests.helpers.programs import program
 
 NETWORK = ("--model=bag", "--learning-rate=0.02")
 
@@ -43,12 +40,6 @@ def test_it_resumes_to_the_same_bits(data, trained, tmp_path, registered):
     code, printed = train(tmp_path / "run", data)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", trained)
-
-
-def test_it_predicts_without_mxnet(trained):
-    code, printed = harness.run(program("networks/print_labels.py", trained), trained.parent)
-    assert code == 0, printed
-    assert json.loads(printed) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("form", ["onnx", "crepe"])

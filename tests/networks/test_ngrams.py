@@ -1,4 +1,4 @@
-"""The n-gram network: its counts, the equality of all kernels, and its default size."""
+"""The n-gram network: its counts, and the equality of all kernels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import init as ngrams
-from crepe_dist.networks.ngrams.config import NGramConfig, buckets_for
+from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import some_codes
@@ -41,12 +41,6 @@ def test_significant_is_what_chance_does_not_explain():
         np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
     )
     assert np.flatnonzero(found).tolist() == [20_000, 20_001, 20_002, 20_003]
-
-
-def test_the_table_is_smaller_the_more_classes_there_are():
-    assert buckets_for(2) == buckets_for(5) == 1 << 20
-    assert buckets_for(20) == 1 << 18
-    assert buckets_for(100_000) == 1 << 14
 
 
 def test_it_computes_in_float32_only():

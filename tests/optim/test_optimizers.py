@@ -1,13 +1,10 @@
 """Our optimizer kernels and MXNet's optimizers compute the same as a reference in NumPy."""
 
-import ctypes
-
 import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.optim.fixed_point import INITIAL_EXPONENT, FixedPointScales
 from crepe_dist.optim.optimizers import OptimizerSpec
@@ -15,7 +12,6 @@ from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.horovod_optimizer import HorovodOptimizer
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
-from tests.conftest import needs_kernels
 from tests.helpers.optimizers import Reference
 
 OPTIONS = [
@@ -96,21 +92,3 @@ def test_our_kernels(build, threads, options, monkeypatch):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_mxnet(options):
     assert_close_to_reference(train_by_mxnet(options), options)
-
-
-def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(UserError, match="is rmsprop"):
-        OptimizerOptions(name="rmsprop")  # type: ignore[arg-type]
-    options = OptimizerOptions()
-    object.__setattr__(options, "name", "rmsprop")  # The settings have accepted a name that the kernels do not know.
-    with pytest.raises(KeyError, match="rmsprop"):
-        OptimizerSpec(options)
-    with pytest.raises(KeyError, match="rmsprop"):
-        Reference(options, create_parameters()).update(fixed_point_gradients(0), 0.1)
-
-
-@needs_kernels
-def test_the_kernels_distinguish_two_optimizers_only():
-    functions = library.functions()
-    assert functions.crepe_update_parameters.argtypes[0] is ctypes.c_bool
-    assert functions.crepe_embedding_open.argtypes[1] is ctypes.c_bool

@@ -1,5 +1,6 @@
 """Encodings of text files: an explicit one, else the encoding of the model's data, else UTF-8, in every command."""
 
+import codecs
 import csv
 import json
 import random
@@ -48,11 +49,12 @@ def answers(printed_by, *flags):
 def test_the_encoding_of_the_data_is_remembered(place, printed_by, complaint):
     run = place / "run"
     of_windows = answers(printed_by, run, "--file", place / "windows.csv")
-    assert answers(printed_by, run, "--file", place / "windows.csv", "--encoding", "cp1252") == of_windows
-    assert answers(printed_by, run, "--file", place / "unicode.csv", "--encoding", "utf-8") == of_windows
-    said = complaint("predict", run, "--file", place / "windows.csv", "--encoding", "utf-8", cwd=place)
+    (place / "mark.csv").write_text((place / "unicode.csv").read_text("utf-8"), "utf-8-sig")
+    assert answers(printed_by, run, "--file", place / "mark.csv") == of_windows
+    (place / "broken.csv").write_bytes(codecs.BOM_UTF8 + (place / "windows.csv").read_bytes())
+    said = complaint("predict", run, "--file", place / "broken.csv", cwd=place)
     assert "60 of 60 rows could not be classified" in said
-    assert "--encoding cp1252" in said
+    assert "save the file as UTF-8 with a byte order mark" in said
 
 
 def test_evaluate_honours_a_flag(place, printed_by, complaint):
@@ -80,7 +82,6 @@ def test_utf_8_that_is_read_otherwise_is_named(place, printed_by):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         printed_by("predict", place / "run", "--file", place / "windows.csv")
-        printed_by("predict", place / "run", "--file", place / "unicode.csv", "--encoding", "utf-8")
 
 
 def test_documents_and_plain_lines(place, printed_by):
@@ -90,9 +91,9 @@ def test_documents_and_plain_lines(place, printed_by):
         (place / "folder" / label / f"{number}.txt").write_bytes(text.encode())
     with pytest.warns(UserWarning, match="a is valid UTF-8, but is read as cp1252"):
         printed_by("prepare", place / "folder", "--encoding", "cp1252", "--out", place / "documents")
-    (place / "lines.txt").write_bytes("süß\n".encode("cp1252"))
-    with pytest.warns(UserWarning, match="lines.txt has bytes that are not utf-8.*--encoding cp1252"):
-        printed_by("predict", place / "run", "--file", place / "lines.txt", "--encoding", "utf-8")
+    (place / "lines.txt").write_bytes(codecs.BOM_UTF8 + "süß\n".encode("cp1252"))
+    with pytest.warns(UserWarning, match="lines.txt has bytes that are not utf-8.*save the file as UTF-8"):
+        printed_by("predict", place / "run", "--file", place / "lines.txt")
 
 
 def test_tables_in_memory_have_no_encoding(place, tmp_path):
@@ -105,10 +106,3 @@ def test_tables_in_memory_have_no_encoding(place, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 <= crepe_dist.load(place / "run").score(table) <= 1
-
-
-def test_inspect_names_what_it_leaves_out(place, printed_by):
-    write(place / "more.csv", "utf-8", rows(90, 3))
-    flags = ("--unlabelled", place / "more.csv", "--out", place / "found", "--folds", 2)
-    with pytest.warns(UserWarning, match="is valid UTF-8, but is read as cp1252"):
-        printed_by("inspect", place / "data", *flags)

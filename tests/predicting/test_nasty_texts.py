@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import onnx_file
 from crepe_dist.native import library
@@ -18,10 +17,10 @@ from tests.helpers.nasty_texts import marked_encoders, nasty_texts
 from tests.helpers.runtimes import Model
 
 ENCODERS = marked_encoders(FEATURE_LEN)
-TEXTS = [text.replace(FIELD_SEPARATOR, " ") for text in nasty_texts(200, FEATURE_LEN)]
+TEXTS = nasty_texts(200, FEATURE_LEN)
 CASES = [
     ("crepe", "two ids", {"strip_html": True}),
-    slow("crepe", "learned", {"columns": True, "multilabel": True}),
+    slow("crepe", "learned", {"multilabel": True}),
     ("ngrams", "standard", {}),
     slow("paper", "folded", {}),
 ]
@@ -55,9 +54,8 @@ def test_every_runtime_answers_alike(kind, name, about, tmp_path, monkeypatch):
             assert (one.characters_truncated, one.error) == (other.characters_truncated, other.error)
 
 
-@pytest.mark.parametrize("columns", [False, True])
-def test_the_service_answers_as_predict_does(columns, tmp_path):
-    model = Model.make(tmp_path, "ngrams", ENCODERS["learned"], columns=columns)
+def test_the_service_answers_as_predict_does(tmp_path):
+    model = Model.make(tmp_path, "ngrams", ENCODERS["learned"])
     texts = [text for text in TEXTS if "\ud800" not in text][-100:]  # JSON has no surrogates.
     for found, expected in zip(runtimes.by_service(model, texts), runtimes.by_package(model, texts), strict=True):
         assert (found.get("problem", ""), found.get("read", 0)) == (expected.error, expected.characters_read)

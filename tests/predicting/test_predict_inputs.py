@@ -50,9 +50,7 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     found = {}
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         for needed in (True, False):
-            found[name] = rows(
-                tmp_path / name, None, ReadOptions(None, "auto", ColumnSpec(id="ticket", id_required=needed))
-            )
+            found[name] = rows(tmp_path / name, None, ReadOptions(None, ColumnSpec(id="ticket", id_required=needed)))
         without = rows(tmp_path / name, None, ReadOptions(columns=ColumnSpec(id="no", id_required=False)))
         assert (without[0].text, without[0].id) == ("one", "")
         with pytest.raises(UserError, match="has no column 'no'"):
@@ -95,12 +93,10 @@ def test_columns_are_chosen_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
     reading = ReadOptions(columns=ColumnSpec(texts=("headline", "story")))
     assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
-    assert [row.text for row in rows(tmp_path / "a.csv", reading=ReadOptions(header="yes"))] == [
-        "T | S"
-    ]  # not the label
+    assert [row.text for row in rows(tmp_path / "a.csv", reading=ReadOptions())] == ["T | S"]  # not the label
     (tmp_path / "c.csv").write_text("label,headline,story,note\nx,T,S,N\n")
     with pytest.raises(UserError, match="which column is the text") as caught:
-        rows(tmp_path / "c.csv", reading=ReadOptions(header="yes"))
+        rows(tmp_path / "c.csv", reading=ReadOptions())
     assert "--text-column" in caught.value.remedy
     # If all columns were texts, the label in the paper's format would be one of them.
     (tmp_path / "b.csv").write_text("1,T,S\n2,T,S\n")
@@ -108,14 +104,11 @@ def test_columns_are_chosen_as_in_training(tmp_path):
         rows(tmp_path / "b.csv")
 
 
-@pytest.mark.parametrize(
-    ("kind", "header", "records"),
-    [("jsonl", "auto", [b'{"text": "one"}\n', b'{"text": "two"}\n']), ("csv", "yes", [b'text\n"one"\n', b'"two"\n'])],
-)
-def test_rows_of_a_pipe_come_as_they_are_written(kind, header, records):
+def test_rows_of_a_pipe_come_as_they_are_written():
+    records = (b'{"text": "one"}\n', b'{"text": "two"}\n')
     reader, writer = os.pipe()
     os.write(writer, records[0])  # The writer waits, so a reader that needs more data would hang.
-    groups = iter(open_inputs(f"/dev/fd/{reader}", kind, ReadOptions(header=header)))
+    groups = iter(open_inputs(f"/dev/fd/{reader}", "jsonl"))
     assert [row.text for row in next(groups)] == ["one"]
     rest = threading.Thread(target=_write_later, args=(writer, records[1]))
     rest.start()
@@ -142,7 +135,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
         os.write(writer, content[:pause])
         rest = threading.Thread(target=_write_later, args=(writer, content[pause:]))
         rest.start()
-        assert rows(f"/dev/fd/{reader}", "csv", ReadOptions(header="yes")) == expected, pause
+        assert rows(f"/dev/fd/{reader}", "csv") == expected, pause
         rest.join()
         os.close(reader)
 

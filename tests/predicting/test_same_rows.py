@@ -10,7 +10,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.input_reader import TextFlags
+from crepe_dist.predicting.input_reader import open_inputs_for_model
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.open_source import open_source
@@ -73,9 +73,9 @@ def check(place, name: str, model: Predictor, expected, **flags) -> None:
     folder.mkdir()
     prepare_labelled(model, str(place / name), folder, ReadOptions(encoding=flags.get("encoding")))
     assert scored_rows(open_dataset(folder / "data", trains=False)) == expected
-    if name.endswith((".txt", ".xlsx")):  # ``predict`` does not read these formats.
+    if name.endswith((".txt", ".xlsx")) or flags:  # ``predict`` does not read these formats, and has no such flags.
         return
-    rows = [row for group in TextFlags(**flags).open_inputs(str(place / name), model) for row in group]
+    rows = [row for group in open_inputs_for_model(str(place / name), model) for row in group]
     assert [(row.text, row.id, row.error) for row in rows] == [(text, id_, "") for _, text, id_ in expected]
 
 
@@ -130,15 +130,3 @@ def test_a_pipe_is_not_a_folder():
     options = ReadOptions("folder")
     with pytest.raises(UserError, match="folder cannot be read from a pipe"):
         open_source(find_sources(["-"], options=options)[0], options)
-
-
-def test_a_table_without_a_header_stays_one(place):
-    """Without the setting of the model's data, the first row would be read as a header."""
-    rows = [("text", "label"), *((text, label) for label, text, _ in ROWS)]
-    (place / "bare.csv").write_text("".join(f'"{text}",{label}\n' for text, label in rows), "utf-8")
-    crepe_dist.prepare(
-        place / "bare.csv", place / "data", header="no", text="1", label="2", max_bad=1, test=0.2, verbose=False
-    )
-    model = model_of(open_dataset(place / "data"))
-    inputs = TextFlags(text_column=("1",)).open_inputs(str(place / "bare.csv"), model)
-    assert [row.text for group in inputs for row in group] == [text for text, _ in rows]

@@ -41,7 +41,7 @@ def data(tmp_path):
 
 
 def prepare(folder, **options):
-    options = {"corrections": folder / "list.csv", "correct": "all", "overwrite": True, **options}
+    options = {"corrections": folder / "list.csv", "test": 0.0, "overwrite": True, **options}
     report = crepe_dist.prepare(folder / "rows.csv", folder / "after", **options)
     return report["corrections"], labels_by_line(open_dataset(folder / "after"))
 
@@ -55,12 +55,11 @@ def test_a_list_that_a_spreadsheet_saved_is_applied(data, tmp_path):
     write_csv(tmp_path / "list.csv", rows)
     spreadsheet = "\ufeff" + (tmp_path / "list.csv").read_text().replace(",", ";")
     (tmp_path / "list.csv").write_text(spreadsheet, "utf-8")
-    for options in ({}, {"max_per_class": 19}, {"dedupe": "near", "stratified": True, "processes": 2}):
-        about, after = prepare(tmp_path, test=0.3, **options)
+    for options in ({}, {"dedupe": "near"}):
+        about, after = prepare(tmp_path, **options)
         assert outcomes(about) == {"applied": 2, "kept": 2}
         before = {**labels_by_line(data), 2: "=Refund", 4: "=Refund"}
         assert after == {line: before[line] for line in after}
-        assert len(after) == (len(before) if "max_per_class" not in options else 3 * 19)
 
 
 def test_a_source_that_was_changed_is_noticed(data, tmp_path):
@@ -102,33 +101,24 @@ def test_a_list_that_contradicts_itself(data, tmp_path):
         prepare(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{}, {"stratified": True, "max_per_class": 18, "dedupe": "exact"}])
-def test_only_training_labels_are_corrected_by_default_and_no_row_changes_its_split(tmp_path, options):
+def test_only_training_labels_are_corrected_and_no_row_changes_its_split(tmp_path):
     write(tmp_path / "rows.csv")
-    options = {"test": 0.3, "validation": 0.2, **options}
-    before = prepared(tmp_path, **options)
+    before = prepared(tmp_path)
     rows = listed(before, range(2, 62), "=Refund")
     rows = [row for row in rows if row["label"] == "Privacy"][::2]
     write_csv(tmp_path / "list.csv", rows)
     lines = {int(row["line"]) for row in rows}
-    all_of = {name: len(lines.intersection(of_split)) for name, of_split in split_lines(before).items()}
-    of_training = {"train": all_of["train"], "validation": 0, "test": 0}
-    for correct, changed in ((None, of_training), ("train", of_training), ("all", all_of)):
-        after = prepared(tmp_path, corrections=tmp_path / "list.csv", correct=correct, **options)
-        assert split_lines(after) == split_lines(before)
-        about = after.manifest["corrections"]
-        assert about["splits"] == changed
-        assert about["applied"] + about["held_out"] == len(rows)
-        assert about["applied"] == sum(changed.values())
-        names = {line: name for name, of_split in split_lines(before).items() for line in of_split}
-        expected = {line: "=Refund" for line in lines if changed[names[line]]}
-        assert labels_by_line(after) == {**labels_by_line(before), **expected}
-        warnings = json.loads((tmp_path / "after" / "report.json").read_text())["warnings"]
-        assert any("of the test split" in warning["what"] for warning in warnings) == (correct == "all")
+    after = prepared(tmp_path, corrections=tmp_path / "list.csv")
+    assert split_lines(after) == split_lines(before)
+    changed = lines.intersection(split_lines(before)["train"])
+    about = after.manifest["corrections"]
+    assert 0 < about["applied"] == len(changed)
+    assert 0 < about["held_out"] == len(rows) - len(changed)
+    assert labels_by_line(after) == {**labels_by_line(before), **dict.fromkeys(changed, "=Refund")}
 
 
 def prepared(folder, **options):
-    crepe_dist.prepare(folder / "rows.csv", folder / "after", overwrite=True, **options)
+    crepe_dist.prepare(folder / "rows.csv", folder / "after", test=0.3, validation=0.2, overwrite=True, **options)
     return open_dataset(folder / "after")
 
 

@@ -149,27 +149,24 @@ class TestTables:
     def test_a_first_line_unlike_the_others_is_asked_about(self, tmp_path, content):
         with pytest.raises(UserError, match="does its first line name the columns") as caught:
             read(tmp_path, "a.csv", content)
-        assert "--header yes" in caught.value.remedy
-        label, text = ("Bewertung", "Kommentar") if "Datum" in content else ("2", "1")
-        assert len(read(tmp_path, "b.csv", content, header="yes", label=label, text=text).rows) == 20
-        assert len(read(tmp_path, "c.csv", content, header="no", label="1", text="2").rows) > 19
+        assert "pass a name with --text-column or --label" in caught.value.remedy
+        if "Datum" in content:
+            assert len(read(tmp_path, "b.csv", content, label="Bewertung", text="Kommentar").rows) == 20
 
     @pytest.mark.parametrize("above", ["Support tickets 2026\n", "Support tickets 2026;;;\n\n;;;\n"])
     def test_a_title_above_the_header_is_named(self, tmp_path, above):
         content = above + "queue;text;price\n" + "".join(f"q{n % 2};words {n};{n}\n" for n in range(20))
         line = above.count("\n") + 1
-        for options in ({}, {"header": "yes"}, {"label": "queue", "text": "text"}):
+        for options in ({}, {"label": "queue", "text": "text"}):
             with pytest.raises(UserError, match=rf"row {line} seems to name the columns") as caught:
                 read(tmp_path, "a.csv", content, **options)
             assert "'Support tickets 2026'" in caught.value.why
             assert caught.value.remedy == f"delete the rows above row {line}"
-        assert len(read(tmp_path, "b.csv", content, header="no", label="1", text="2").rows) == 21
 
     def test_a_narrow_first_row_is_no_title_without_names_below(self, tmp_path):
         content = "broken\n" + "".join(f"q{n % 2};words {n}\n" for n in range(20))
         with pytest.raises(UserError, match="does its first line name the columns"):
             read(tmp_path, "a.csv", content)
-        assert len(read(tmp_path, "b.csv", content, header="no").rows) == 20
 
     def test_numbers_of_rows_are_not_taken_for_the_label(self, tmp_path):
         assert read(tmp_path, "a.csv", "id,text,kind\n7,words,x\n").rows == [(2, "x", "words")]
@@ -194,7 +191,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
     """Rows and invalid rows do not depend on the batches. Valid files are read as by Python's csv module."""
     generator = random.Random(seed)
     strays = [0, 0.002, 0.02, 0.2][seed % 4]
-    records = []
+    records = ["label,text\n"]
     for number in range(generator.randint(50, 300)):
         pieces = ["a", " ", "\n", '"', ",", "word ", "line\n"]
         stream = io.StringIO()
@@ -208,10 +205,11 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
         records.append(record)
     content = "".join(records)
     (tmp_path / "a.csv").write_text(content)
-    sources, reading = find_sources([str(tmp_path / "a.csv")]), ReadOptions(header="no")
+    sources, reading = find_sources([str(tmp_path / "a.csv")]), ReadOptions()
     expected = Read(tmp_path, sources, reading)
     if not strays:
-        assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
+        _, *rows = map(tuple, csv.reader(io.StringIO(content)))
+        assert [(row[1], row[2]) for row in expected.rows] == rows
         assert expected.bad == []
     for size in (100, 2500):
         monkeypatch.setattr(lines, "BATCH_BYTES", size)

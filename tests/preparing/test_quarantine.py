@@ -40,7 +40,7 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     assert bad[1]["excerpt"] == "a,b,c"
     good = 993 + (bad[-1]["line"] - 1001)
     assert summary["rows"] == {
-        "read": good + 2 + 9, "bad": 9, "duplicates": 0, "sampled_out": 0, "kept": good + 2,
+        "read": good + 2 + 9, "bad": 9, "duplicates": 0, "kept": good + 2,
     }  # fmt: skip
     assert summary["quarantine"]["reasons"]["wrong columns"] == 2
     assert sum(summary["quarantine"]["reasons"].values()) == summary["quarantine"]["rows"] == 9

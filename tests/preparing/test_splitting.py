@@ -1,4 +1,4 @@
-"""Sampling and splitting of rows: independent of the order of reading."""
+"""Splitting of rows: independent of the order of reading."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing import splitting
 from crepe_dist.preparing.splitting import (
     DUPLICATE,
-    SAMPLED_OUT,
     TEST,
     TRAIN,
     UNKNOWN,
@@ -37,7 +36,7 @@ def fates(made, fixed=None, **split):
 
 
 def counts(fate):
-    return np.bincount(fate, minlength=7).tolist()
+    return np.bincount(fate, minlength=6).tolist()
 
 
 class TestDraw:
@@ -54,13 +53,13 @@ class TestDraw:
 
 class TestSplit:
     def test_fractions_are_exact_and_cover_all(self):
-        assert counts(fates(rows(1001), test=0.2, validation=0.1)) == [701, 100, 200, 0, 0, 0, 0]
+        assert counts(fates(rows(1001), test=0.2, validation=0.1)) == [701, 100, 200, 0, 0, 0]
 
     def test_another_order_of_reading_changes_nothing(self):
         made = rows(500)
         order = np.random.default_rng(0).permutation(500)
         fixed = np.zeros(500, dtype=np.uint8)
-        split = SplitOptions(0.2, 0.1, max_per_class=200)
+        split = SplitOptions(0.2, 0.1)
         known = np.array([True, True])
         assert np.array_equal(
             assign_splits(made, fixed, split, known)[order], assign_splits(made[order], fixed, split, known)
@@ -85,14 +84,6 @@ class TestSplit:
         assert counts(fates(rows(3000), [TRAIN] * 1900 + [TEST] * 1100, test=0.0, validation=None))[VALIDATION] == 0
 
 
-class TestSample:
-    def test_the_cap_holds_for_each_class_of_the_rows_that_are_divided(self):
-        made = rows(400, label=np.repeat([0, 1, 0], [200, 100, 100]))
-        fate = fates(made, [TRAIN] * 300 + [TEST] * 100, max_per_class=150, test=0.0)
-        assert counts(fate[:200])[SAMPLED_OUT] == 50
-        assert counts(fate)[:3] == [250, 0, 100]
-
-
 class TestDuplicates:
     def test_the_first_stays_and_test_rows_come_first(self):
         made = rows(6, near=[7, 7, 8, 9, 8, 7], label=0)
@@ -104,7 +95,7 @@ class TestDuplicates:
 
     def test_keys_sorted_in_parts_give_the_same_repeats(self, monkeypatch):
         generator = np.random.default_rng(0)
-        keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 7, 1000).astype(np.uint8)
+        keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 6, 1000).astype(np.uint8)
         ((again, first),) = iter_duplicates(keys, fate)
         whole = dict(zip(again.tolist(), first.tolist()))
         monkeypatch.setattr(splitting, "CHUNK_ROWS", 64)

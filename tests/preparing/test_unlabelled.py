@@ -1,6 +1,5 @@
 """Unlabelled texts of a data set: they may have any format, get no labels, and do not repeat labelled texts."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import FIXED, IF_NEEDED, PreparationSpec
@@ -94,30 +92,10 @@ class TestRowsWithoutLabel:
         rows = [("ab"[n % 2] if n % 4 else "", f"text {n}") for n in range(40)]
         return write_rows(tmp_path / "partly.csv", [("label", "text"), *rows])
 
-    def test_are_left_out_unless_asked(self, partly):
+    def test_are_left_out(self, partly):
         summary, data = made(partly)
         assert data.unlabelled is None
-        assert any("--keep-unlabelled" in each["do"] for each in summary["warnings"])
-
-    def test_are_kept(self, partly):
-        summary, data = made(partly, keep_unlabelled=True)
-        texts = [data.encoder.decode(codes) for codes in data.unlabelled.char_ids(np.arange(10))]
-        assert texts == [f"text {n}" for n in range(0, 40, 4)]
-        assert data.classes == ["a", "b"]
-        assert (summary["rows"]["bad"], summary["unlabelled"]["rows"]) == (0, 10)
-
-    @pytest.mark.parametrize("kind", ["several", "soft"])
-    def test_of_several_and_soft_labels(self, tmp_path, kind):
-        path = tmp_path / "rows.jsonl"
-        rows = [{"label": {"a": 1, "b": n % 2} if n % 4 else None, "text": f"text {n}"} for n in range(40)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"label": [], "text": "of no class"}]))
-        split = SplitOptions(keep_unlabelled=True, validation=0.1)
-        spec = PreparationSpec(ENCODING, split, ReadOptions(labelling=LabelFormat(kind)), max_bad=0.1)
-        summary = prepare(find_sources([str(path)]), tmp_path / "out", spec)
-        data = open_dataset(tmp_path / "out")
-        assert len(opened(tmp_path / "out")) == 10
-        assert summary["labels"]["none"] == (kind == "several")
-        assert data.class_counts().sum() == sum(summary["splits"]["train"]["classes"])
+        assert any("without a label" in each["what"] for each in summary["warnings"])
 
 
 def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):

@@ -3,9 +3,7 @@
 from typing import Any
 
 import crepe_dist
-from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.preparing.reading import MOJIBAKE
-from crepe_dist.reports.findings import basic_limits
 
 
 def warned(tmp_path, texts, labels=("x", "y"), **options):
@@ -31,30 +29,3 @@ def test_right_characters_are_not_garbled():
     for encoding in ("cp1252", "latin-1"):
         assert MOJIBAKE.search("für".encode().decode(encoding))
     assert MOJIBAKE.search("it’s".encode().decode("cp1252"))
-
-
-def test_texts_are_also_compared_without_their_columns(tmp_path):
-    texts = [f"text number {number // 2}" for number in range(200)]
-    table = {"text": texts, "label": ["x", "x", "y", "y"] * 50, "colour": [f"{number % 4}" for number in range(200)]}
-    report = crepe_dist.prepare(table, tmp_path / "data", category="colour")
-    repeats = report["duplicates"]
-    assert (repeats["exact"], repeats["near"]) == (0, 0)
-    assert (repeats["text_alone"]["exact"], repeats["text_alone"]["near"]) == (100, 100)
-    leaked = repeats["text_alone"]["across"]["test in train"]["near"]
-    assert leaked > 10
-    (warning,) = (each for each in report["warnings"] if "also occurs in the train split" in each["what"])
-    assert warning["what"].startswith(f"{leaked} test rows have a text")
-    assert report["characters"]["total"] == sum(map(len, texts))
-    assert (
-        "text_alone" not in crepe_dist.prepare({"text": texts, "label": table["label"]}, tmp_path / "no")["duplicates"]
-    )
-
-
-def test_a_model_knows_characters_and_not_values(tmp_path):
-    table = {"text": ["abc", "bcd"] * 20, "label": ["x", "y"] * 20, "colour": ["red", "blue"] * 20}
-    report = crepe_dist.prepare(table, tmp_path / "data", category="colour")
-    without = crepe_dist.prepare(table, tmp_path / "other")
-    assert len(report["encoding"]["alphabet"]) == len(without["encoding"]["alphabet"]) + 3
-    assert basic_limits(report["encoding"], False)[1].startswith(
-        f"The alphabet of the model has {len(CharEncoder().alphabet)} characters"
-    )

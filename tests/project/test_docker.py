@@ -1,4 +1,4 @@
-"""docker/: the Compose file, the health check, and (slow) the CPU image."""
+"""docker/: the health check, and (slow) the CPU image."""
 
 import http.server
 import importlib.util
@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.conftest import write_csv
 from tests.helpers.needs import needs
@@ -23,20 +22,6 @@ def health():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_compose():
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
-    services = compose["services"]
-    assert list(services) == ["first", "second"]
-    for rank, service in enumerate(services.values()):
-        place = service["environment"]
-        assert (place["RANK"], place["WORLD_SIZE"]) == (str(rank), str(len(services)))
-        assert (place["MASTER_ADDR"], place["MASTER_PORT"]) == ("first", "29500")
-        assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
-        assert {volume.partition(":")[0] for volume in service["volumes"]} == set(compose["volumes"])
-        assert set(service["networks"]) == set(compose["networks"])
-    assert compose["networks"]["training"]["internal"] is True
 
 
 def process(folder: Path, number: int, state: str, *arguments: str) -> None:

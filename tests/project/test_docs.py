@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-import crepe_dist
 from crepe_dist import cli
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.options import DEFAULT_PORT
 from tests.conftest import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,18 +87,6 @@ def test_the_commands_of_all_pages_are_understood():
         check(name, shlex.split(flags))
 
 
-def test_the_pages_ask_the_service_at_its_usual_port():
-    pages = "\n".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-    assert set(re.findall(r"(?:localhost|127\.0\.0\.1):(\d+)", pages)) == {str(DEFAULT_PORT)}
-
-
-def test_no_command_that_installs_removes_an_extra():
-    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "crepe_dist").rglob("*.py")]
-    commands = re.findall(r"uv sync.*", "\n".join(file.read_text(encoding="utf-8") for file in files))
-    assert commands
-    assert [each for each in commands if not re.search("--inexact|--extra gpu --group", each)] == []
-
-
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)  # configs/ is there
@@ -110,26 +95,3 @@ def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     assert examples
     for started, flags in examples:
         check(started, shlex.split(flags))
-
-
-def test_the_citation_is_of_the_newest_release():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    released = re.search(r"^## (\d\S*) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert released
-    assert (citation["version"], str(citation["date-released"])) == released.groups()
-    assert citation["version"] == crepe_dist.__version__
-
-
-def test_the_pages_name_files_that_exist():
-    """Paths on the architecture page and in the decision records are relative to the package or to the repository."""
-    pages = [
-        ROOT / "docs" / "architecture.md",
-        ROOT / "docs" / "concepts.md",
-        *(ROOT / "docs" / "decisions").glob("*.md"),
-    ]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    paths = set(re.findall(r"`(\w+/[\w/]+\.(?:py|h|cpp|cuh|md))`", text))
-    assert paths
-    assert [
-        path for path in sorted(paths) if not any((root / path).is_file() for root in (ROOT / "crepe_dist", ROOT))
-    ] == []

@@ -45,7 +45,7 @@ def summary(**changes):
 def hostile():
     """Return a summary in which every text that comes from outside is hostile."""
     count = len(HOSTILE)
-    rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "sampled_out": 0, "kept": 11 * count}
+    rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "kept": 11 * count}
     source = summary()["sources"][0]
     return summary(
         name=HOSTILE[0],
@@ -76,7 +76,7 @@ def of_classes(count):
     counts = [1 + 10**6 // (rank + 1) for rank in range(count)]
     rows = sum(counts) + count
     return summary(
-        rows={"read": rows, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": rows},
+        rows={"read": rows, "bad": 0, "duplicates": 0, "kept": rows},
         classes=[f"<class & number {rank}>" for rank in range(count)],
         splits={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
         examples={f"<class & number {rank}>": ["a text", "<b>" * 3000] for rank in range(50)},
@@ -127,7 +127,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
     short = said(summary(), width=500)
     for piece in (
         "8,700 documents in 2 classes: 5,700 train, 1,000 validation and 2,000 test",
-        "0,000 read, 31 invalid, 69 duplicates removed, 1,200 removed by sampling, 8,700 remaining",
+        "0,000 read, 31 invalid, 69 duplicates removed, 8,700 remaining",
         "raining rows: 3,000 of praise, 2,700 of complaint",
         "ajority-class baseline: 44.5 % test accuracy",
         "50 % up to 300, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the longest 45,000 characters",
@@ -219,7 +219,7 @@ def test_a_data_set_with_little_in_it():
         splits={"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}},
         examples={},
         sources=[],
-        rows={"read": 9, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 9},
+        rows={"read": 9, "bad": 0, "duplicates": 0, "kept": 9},
         characters={"total": 90, "unknown": 0, "top": []},
         duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
         quarantine={"rows": 0, "reasons": {}, "first": []},

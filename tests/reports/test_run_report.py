@@ -3,10 +3,8 @@
 import errno
 import json
 import random
-import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,19 +18,14 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
-from crepe_dist.reports import data_page, findings, run_page, score_page
-from crepe_dist.reports.explanation import serve_page
+from crepe_dist.reports import findings, run_page, score_page
 from crepe_dist.reports.model_card import escaped
-from crepe_dist.runs.metrics import History
 from crepe_dist.runs.record import open_run
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, needs_kernels, write_rows
-from tests.helpers.browsing import needs_browser
-from tests.reports.test_data_page import HOSTILE, Page, checked, summary
-from tests.serving.test_serve import FACTS
+from tests.reports.test_data_page import HOSTILE, Page, checked
 
 NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
 
@@ -154,63 +147,6 @@ def test_markdown_shows_hostile_names_as_they_are():
     shown = " ".join(read.text.split())
     for name in (NAMES[0], NAMES[1], "\\x1b[31mred\\u202e www.x.example"):
         assert name in shown
-
-
-def course(losses, accuracies):
-    """Return the history of a run with these losses of steps and accuracies of epochs."""
-    history = History()
-    for step, loss in enumerate(losses, 1):
-        history.add({"event": "step", "step": step, "loss": loss})
-    for epoch, accuracy in enumerate(accuracies, 1):
-        step = len(losses) * epoch // len(accuracies)
-        history.add({"event": "epoch", "step": step, "epoch": epoch, "train_loss": 1.0, "test_loss": 0.5,
-                     "test_accuracy": accuracy, "seconds": 1.0})  # fmt: skip
-    return history
-
-
-class TestCurves:
-    @pytest.mark.parametrize(
-        ("accuracies", "start"),
-        [((0.921, 0.922), 92), ((0.1, 0.99), 0), ((0.999, 1.0), 96), ((0.0, 0.0), 0), ((0.5, 0.9), 50)],
-    )
-    def test_the_accuracy_axis_says_where_it_starts(self, accuracies, start):
-        markup = run_page.accuracy_curves(course([1.0] * 10, accuracies))
-        ticks = [float(tick) for tick in re.findall(r">([\d.]+) %</text>", markup)]
-        assert start <= ticks[0] < ticks[-1] <= 100
-        assert ticks[-1] - ticks[0] >= 2
-        assert (f">accuracy (axis from {start} %)</text>" in markup) == (start > 0)
-
-
-LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
-
-
-@needs_kernels
-@needs_browser
-class TestLook:
-    @pytest.fixture(scope="class")
-    def pages(self, place, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("pages")
-        pages = {
-            "run": (place / "one" / "report.html").read_text(),
-            "data": data_page.page(summary()),
-            "serve": serve_page(FACTS, ServiceOptions())[0],
-        }
-        for name, markup in pages.items():
-            (folder / f"{name}.html").write_text(markup, encoding="utf-8")
-        return folder
-
-    @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
-    @pytest.mark.parametrize("name", ["run", "data", "serve"])
-    def test_can_be_read(self, pages, browser, name, width, scheme):
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        chosen = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", chosen)
-        browser.get((pages / f"{name}.html").as_uri())
-        faint, beyond, narrow = browser.execute_script(LOOK)
-        assert faint == []
-        assert beyond <= 0
-        assert narrow == []
 
 
 class TestNumbers:

@@ -2,13 +2,7 @@
 
 import pytest
 
-from crepe_dist.runs.metrics import MAX_POINTS, History, loss_of
-
-
-def test_the_loss_of_a_split():
-    assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)
-    assert loss_of({"test_loss": 1.0}, "test") == (1.0, 0.0)
-    assert loss_of({}, "test") == loss_of({"test_loss": float("nan")}, "test") == (float("inf"), 0.0)
+from crepe_dist.runs.metrics import MAX_POINTS, History
 
 
 def test_a_long_run_is_thinned():

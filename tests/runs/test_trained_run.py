@@ -1,4 +1,4 @@
-"""Files of a trained run: checkpoints, metrics, settings and result."""
+"""Files of a trained run: checkpoints, metrics and result."""
 
 import json
 import shutil
@@ -6,10 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.config import parse
 from tests import conftest
 from tests.chaos import harness
 from tests.conftest import QUICK, losses, needs_kernels, records
@@ -68,19 +66,6 @@ class TestFilesOfARun:
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
         assert [event.value for event in events.Scalars("test_accuracy")] == pytest.approx(accuracies)
 
-    def test_the_resolved_settings_are_saved_and_can_be_used_again(self, finished):
-        run_dir, _ = finished
-        saved = yaml.safe_load((run_dir / "config.yaml").read_text())
-        assert saved["data"]["batch_size"] == 50
-        identity = {
-            "batch_size": 50,
-            "typos": 0.0,
-            "model": saved["model"],
-            "optimizer": saved["optimizer"],
-            "training": saved["training"],
-        }
-        assert parse(["--config", str(run_dir / "config.yaml")]).run_key() == identity
-
     def test_without_a_validation_split_the_last_epoch_is_reported_and_alone_kept(self, finished):
         run_dir, printed = finished
         result = json.loads((run_dir / "result.json").read_text())
@@ -104,12 +89,6 @@ class TestFilesOfARun:
             assert f"the checkpoint {path} is gone" in said
             assert f"python -m crepe_dist train --config {run_dir}/config.yaml --fresh" in said
         kept.rename(path)
-
-    def test_fresh_starts_another_beside_it(self, data, finished):
-        run_dir, _ = finished
-        train(data, run_dir, "--fresh", "--epochs=1")
-        assert len(records(run_dir.with_name("finished-2"), "step")) == 7
-        assert len(records(run_dir, "step")) == 14
 
     def test_the_best_checkpoint_of_an_unfinished_run_is_missed_before_training(
         self, data, finished, tmp_path, complaint

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from crepe_dist.commands.serve import Serve
 from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent
@@ -35,11 +36,13 @@ from crepe_dist.reports import explanation as explanations
 from crepe_dist.serving import batching
 from crepe_dist.serving.app import ServiceMetrics, create_app
 from crepe_dist.serving.batching import DynamicBatcher
+from crepe_dist.serving.requests import HttpError, PredictRequest
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, command, needs_kernels, train
 from tests.exporting.test_export import ENCODINGS, make
 from tests.helpers.browsing import SECONDS, Browsing, needs_browser
 
+COLUMNS = TextPreprocessor(("subject", "body"))
 JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
 ENGINE: Any = SimpleNamespace(backend=Backend("float32", None, "", "numpy"))
@@ -122,10 +125,17 @@ class TestAnswers:
         assert found["characters"] == pytest.approx(other["characters"], abs=0.02)
         assert [each["text"] for each in found["words"]] == text.split()
 
+    def test_text_columns_are_joined_as_in_training(self):
+        for given in ({"body": "b", "subject": "s"}, {"title": "s", "text": "b"}):
+            assert PredictRequest.model_validate(given).all_texts(COLUMNS) == ["s | b"]
+        for given in ({"head": "s"}, {"text": "b", "subject": "s"}):
+            with pytest.raises(HttpError):
+                PredictRequest.model_validate(given).all_texts(COLUMNS)
+
     def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
         described = client.get("/openapi.json").json()
         body = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert set(body["properties"]) == {"text", "title", "columns", "texts", "top", "explain"}
+        assert set(body["properties"]) == {"text", "title", "texts", "top", "explain"}
         page = client.get("/")
         assert "<i>plain" not in page.text
         assert not re.search(r"(src|href)=.?https?:|@import|url\(", page.text)

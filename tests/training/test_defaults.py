@@ -11,8 +11,7 @@ from crepe_dist import network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT, Targets
 from crepe_dist.model.loss import create_loss
-from crepe_dist.networks.ngrams.init import raise_lr_for_few_steps, table_lr_mult
-from crepe_dist.optim.parameter import Parameter
+from crepe_dist.networks.ngrams.init import table_lr_mult
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import reference_steps
 from crepe_dist.training.training_data import resolve_epochs
@@ -64,13 +63,6 @@ def test_training_stops_early_where_the_validation_split_can_tell(flags, validat
 @pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
 def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
     assert {table_lr_mult(epochs * reference_steps(rows, batch_size)) for batch_size in (64, 4096)} == {multiple}
-
-
-@pytest.mark.parametrize(("steps", "multiple"), [(1, 2), (187, 2), (333, 1.5), (750, 1), (10**6, 1)])
-def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
-    parameters = {name: Parameter(np.zeros(1, np.float32), usual) for name, usual in (("weight", 7.0), ("bias", 1.0))}
-    raise_lr_for_few_steps(parameters, steps)
-    assert [each.lr_mult for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])

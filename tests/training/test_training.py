@@ -2,17 +2,13 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 import crepe_dist.train
 from crepe_dist.runs.resume_state import TrainerState
-from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training import context
 from crepe_dist.training.context import lr_at, next_lr
 from tests import conftest
 from tests.conftest import NGRAMS, PAPER, QUICK, needs_kernels, records
@@ -80,18 +76,3 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
     share = complaint("train", "--data", "three", cwd=tmp_path).rpartition("--test ")[2]
     report = crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three", test=float(share), overwrite=True)
     assert report["splits"]["test"]["rows"] == 1
-
-
-def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(context, "MetricsLogger", lambda *_, **__: None)
-    monkeypatch.setattr(context.ModelSelection, "for_data", lambda *_: None)
-    given: list[int] = []
-    engine: Any = SimpleNamespace(reduction_group=8, create_optimizer=lambda group, options, num: given.append(num))
-    display = SimpleNamespace(print=print)
-    for rank in range(3):  # all processes of a host lay out the same memory
-        group = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
-        job: Any = SimpleNamespace(group=group, display=display, exporter=None)
-        data: Any = SimpleNamespace(splits={"train": range(1000)})
-        config = parse(["--data", "x", "--batch-size=50", "--epochs=1"])
-        context.TrainContext.create(config, data, engine, RunDir(tmp_path), job)
-    assert given == [24, 24, 24]

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from crepe_dist.data.text_preprocessing import EMPTY, FIELD_SEPARATOR
+from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ DETECTION_ROWS = 200
 # Reasons why a row is invalid.
 NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
+# Separator between the values of the group columns of a row.
+FIELD_SEPARATOR = "\x1f"
 # Remedy for files that are not UTF-8.
 ENCODING_REMEDY = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
@@ -36,7 +38,7 @@ class Row(NamedTuple):
     Attributes:
         line: Number of the row's first line, counted from 1. In formats without lines, the number of the row.
         label: Label as it is written in the source.
-        text: Text, followed by the values of feature columns.
+        text: Text.
         cells: Values of all columns, if requested.
         weight: Weight as it is written in the source. ``None`` if there is no weight column.
         id: Id as it is written in the source. Empty if there is no id column.
@@ -205,12 +207,12 @@ def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
 
 
 def check_text(text: str) -> bytes:
-    """Encode the text of a row and its feature values as UTF-8.
+    """Encode the text of a row as UTF-8.
 
     Raises:
         ValueError: The text is empty or cannot be encoded.
     """
-    if not text.partition(FIELD_SEPARATOR)[0].strip():
+    if not text.strip():
         raise ValueError(EMPTY)
     try:
         return text.encode("utf-8")

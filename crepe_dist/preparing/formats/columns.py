@@ -2,16 +2,14 @@
 
 import difflib
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, SEPARATOR, append_values, join_columns, parse_number
+from crepe_dist.data.text_preprocessing import SEPARATOR, join_columns, parse_number
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import ESCAPED_MARKER
-from crepe_dist.preparing.formats import Row
+from crepe_dist.preparing.formats import FIELD_SEPARATOR, Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 
 # Common names of the label column, of the text column, and of a title column that is joined before the text. Names at
@@ -29,8 +27,6 @@ TITLE_NAMES = ("title", "headline", "subject", "summary", "review title", "revie
 INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 # A date, which may be followed by a time.
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
-# A number with a decimal comma, followed by at most two digits. A comma before three digits may separate thousands.
-DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
 # Maximum number of rows above a header.
 MAX_TITLE_ROWS = 10
 # A column has a property, such as being numeric, if more than this fraction of its values have the property.
@@ -58,8 +54,6 @@ class ColumnSpec:
         preferred_texts: Names of the text columns that a model was trained on. They are used if the file has at least
             one of these columns.
         reference_columns: Columns of another file. They are used for a file whose columns have no names.
-        categories: Categorical feature columns. They are never detected.
-        numbers: Numeric feature columns. They are never detected.
         groups: Group columns. Rows that share a value stay in one split. They are never detected.
         groups_required: False if the columns ``groups`` may be missing.
     """
@@ -73,8 +67,6 @@ class ColumnSpec:
     needs_label: bool = True
     preferred_texts: tuple[str, ...] = ()
     reference_columns: "ResolvedColumns | None" = None
-    categories: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     groups_required: bool = True
 
@@ -88,15 +80,9 @@ class ColumnSpec:
             self.id,
             *self.labels,
             *self.preferred_texts,
-            *self.feature_columns,
             *self.groups,
         )
         return [name for name in columns if name is not None]
-
-    @property
-    def feature_columns(self) -> tuple[str, ...]:
-        """Categorical and numeric feature columns, in the order of their values in a row."""
-        return (*self.categories, *self.numbers)
 
 
 @dataclass(frozen=True)
@@ -111,7 +97,6 @@ class ResolvedColumns:
         labels: Positions of the class columns.
         id: Position of the id. ``None`` if the rows have no ids.
         ignored: Position of a label that is not read. ``None`` if there is none.
-        feature_columns: Positions of the feature columns.
         groups: Positions of the group columns; ``None`` for a column that the file does not have.
     """
 
@@ -122,13 +107,12 @@ class ResolvedColumns:
     labels: tuple[int, ...] = ()
     id: int | None = None
     ignored: int | None = None
-    feature_columns: tuple[int, ...] = ()
     groups: tuple[int | None, ...] = ()
 
     @property
     def used(self) -> list[int]:
         """Positions of all columns that are read."""
-        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.feature_columns, *self.groups)
+        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.groups)
         return [i for i in positions if i is not None]
 
     def names_at(self, positions: Sequence[int]) -> tuple[str, ...]:
@@ -138,14 +122,12 @@ class ResolvedColumns:
     def reindex(self, positions: Sequence[int]) -> "ResolvedColumns":
         """Return the same columns for a table that has only the columns at these positions."""
         new_positions: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
-        groups = (self.texts, self.labels, self.feature_columns)
-        texts, labels, features = (tuple(positions.index(i) for i in columns) for columns in groups)
+        texts, labels = (tuple(positions.index(i) for i in columns) for columns in (self.texts, self.labels))
         single = {name: new_positions.get(getattr(self, name)) for name in ("label", "weight", "id")}
         return ResolvedColumns(
             self.names_at(positions),
             texts=texts,
             labels=labels,
-            feature_columns=features,
             groups=tuple(map(new_positions.get, self.groups)),
             **single,
         )
@@ -158,33 +140,13 @@ class ResolvedColumns:
         pairs = (("weight", self.weight), ("id", self.id), *groups, ("ignored", self.ignored))
         single = [(what, i) for what, i in pairs if i is not None]
         suffix = "".join(f", {what}: {self.names[i]}" for what, i in single)
-        features = f", features: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
-        return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{features}{suffix}"
+        return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{suffix}"
 
-    def unread_hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
-        """Return a hint that names the columns that are not read, and the flags that read them as feature columns.
-
-        The hint is empty if all columns are read.
-
-        Args:
-            rows: First rows.
-        """
+    def unread_hint(self) -> str:
+        """Return a hint that names the columns that are not read. The hint is empty if all columns are read."""
         read = {*self.used, self.ignored}
         unread = [i for i, name in enumerate(self.names) if i not in read and not _is_index(name)]
-        flags, commas = [], ""
-        for i in unread:
-            values, name = _filled(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
-            if _mostly_pass(lambda value: parse_number(value) is not None, values):
-                flags.append(f"--number {name}")
-            elif _mostly_pass(DECIMAL_COMMA.fullmatch, values):
-                point = values[0].replace(".", "").replace(",", ".")
-                commas = commas or f"; --number {name} needs decimal points, such as {point}"
-            elif _is_categorical(i, rows):
-                flags.append(f"--category {name}")
-        if not unread:
-            return ""
-        feature_hint = f"; to read them as feature columns: {' '.join(flags)}" if flags else ""
-        return f"not read: {', '.join(self.names_at(unread))}{feature_hint}{commas}"
+        return f"not read: {', '.join(self.names_at(unread))}" if unread else ""
 
     def make_row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row from the values of all columns.
@@ -203,7 +165,6 @@ class ResolvedColumns:
                 ["" if i is None else values[i].replace(FIELD_SEPARATOR, " ") for i in self.groups]
             )
         text = values[self.texts[0]] if len(self.texts) == 1 else join_columns([values[i] for i in self.texts])
-        text = append_values(text, [values[i] for i in self.feature_columns])
         return Row(line, label or "", text, cells, weight, id_, groups)
 
 
@@ -224,21 +185,18 @@ def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
     )
 
 
-def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, has_header: bool) -> int:
+def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> int:
     """Count the rows above the header, such as a title and a blank row. Return 0 if the first row may be the header.
 
     Rows above the header have at most one non-blank cell each. The header and the rows below it have more.
-
-    Args:
-        has_header: True if the user specified that there is a header. False if the header must be detected.
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
     is_title = 0 < above < MAX_TITLE_ROWS and sum(width > 1 for width in widths) > MIN_PROPORTION * (len(rows) - above)
-    if not is_title or (not has_header and is_header(rows[:1], spec)):
+    if not is_title or is_header(rows[:1], spec):
         return 0
     below = rows[above:]
-    return above if has_header or is_header(below, spec) or may_be_header(below) else 0
+    return above if is_header(below, spec) or may_be_header(below) else 0
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -323,20 +281,17 @@ def choose_columns(
         return replace(reference, names=names, label=None, weight=None, labels=(), ignored=reference.label, groups=())
     if not has_header and has_label and reference is not None and len(names) == len(reference.texts):
         return ResolvedColumns(names, None, tuple(range(len(names))))
-    needed = spec.feature_columns if spec.preferred_texts else ()
     if not spec.texts and not set(spec.preferred_texts).isdisjoint(names):
-        spec, needed = replace(spec, texts=spec.preferred_texts), (*spec.preferred_texts, *needed)
-    if missing := [name for name in needed if name not in names and not _is_column_number(name, len(names))]:
-        raise UserError(
-            f"{file} has no column {missing[0]!r}",
-            f"the model was trained on {SEPARATOR.join(needed)}; the file has {', '.join(names)}"[:500],
-            "add that column, which may be empty"
-            + ("" if missing[0] in spec.feature_columns else ", or name the text columns with --text-column"),
-        )
+        needed = spec.preferred_texts
+        spec = replace(spec, texts=needed)
+        if missing := [name for name in needed if name not in names and not _is_column_number(name, len(names))]:
+            raise UserError(
+                f"{file} has no column {missing[0]!r}",
+                f"the model was trained on {SEPARATOR.join(needed)}; the file has {', '.join(names)}"[:500],
+                "add that column, which may be empty, or name the text columns with --text-column",
+            )
     has_label = has_label or bool(spec.labels)
-    # The command predict, which needs no label, has no flag --header.
-    suggest_header = not (has_header or has_label)
-    find = partial(_find_column, file, names, suggest_header)
+    find = partial(_find_column, file, names)
     labels = tuple(find("label-columns", name) for name in spec.labels)
     weight = None if spec.weight is None else find("weight", spec.weight)
 
@@ -346,9 +301,7 @@ def choose_columns(
 
     id_ = None if spec.id is None else find_optional("id", spec.id, is_required=spec.id_required)
     groups = tuple(find_optional("group", name, is_required=spec.groups_required) for name in spec.groups)
-    kinds = (("category", spec.categories), ("number", spec.numbers))
-    features = tuple(find(kind, name) for kind, chosen in kinds for name in chosen)
-    taken: set[int | None] = {*labels, weight, id_, *features, *groups}
+    taken: set[int | None] = {*labels, weight, id_, *groups}
 
     def usual(kinds: Sequence[str]) -> int | None:
         matches = (i for kind in kinds for i, name in enumerate(names) if _normalize(name) == kind and i not in taken)
@@ -362,15 +315,14 @@ def choose_columns(
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXT_NAMES)]
     title = None if spec.texts else usual(TITLE_NAMES)
-    named = [i for i, name in enumerate(names) if name != ESCAPED_MARKER and not _is_index(name)]
+    named = [i for i, name in enumerate(names) if not _is_index(name)]
     free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
         """Return the only remaining column. Raise ``UserError`` if there is not exactly one."""
         if len(left) == 1:
             return left[0]
-        header = "; no header was detected; with --header yes, the names are read from the first row"
-        header = header if suggest_header else ""
+        header = "" if has_header else "; no header was detected"
         header += f"; a column of --group is not used as the {what}" if groups else ""
         header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
@@ -381,9 +333,6 @@ def choose_columns(
 
     if label is None and not has_label:
         taken |= {*texts, title}
-        if label_features := [names[i] for i in features if _normalize(names[i]) in LABEL_NAMES]:
-            why = f"{label_features[0]!r:.60} is a feature column"
-            raise UserError(f"{file}: which column is the label?", why, "name the label column with --label")
         if has_header:
             left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
         elif len(names) == 1:
@@ -405,9 +354,7 @@ def choose_columns(
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if has_label else (label, None)
     ignored = None if ignored in joined else ignored
-    return _check_no_repeats(
-        file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, features, groups)
-    )
+    return _check_no_repeats(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, groups))
 
 
 def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -416,7 +363,7 @@ def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
     return len(values) >= MIN_ROWS_TO_COMPARE and len(set(values)) > MIN_PROPORTION * len(values)
 
 
-def _find_column(file: str, names: Sequence[str], suggest_header: bool, what: str, column: str) -> int:
+def _find_column(file: str, names: Sequence[str], what: str, column: str) -> int:
     if column in names:
         return list(names).index(column)
     if _is_column_number(column, len(names)):
@@ -428,8 +375,7 @@ def _find_column(file: str, names: Sequence[str], suggest_header: bool, what: st
         f"{file} has no column {column!r}",
         f"the columns are {', '.join(names)}"[:500],
         (f"did you mean {similar[0]!r:.60}? Otherwise, " if similar else "")
-        + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}"
-        + ("; with --header yes, the names are read from the first row" if suggest_header else ""),
+        + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}",
     )
 
 
@@ -438,7 +384,7 @@ def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
 
     Only an id column may also be read as text. A group column may have any other purpose.
     """
-    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
+    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
         why = f"it is {chosen.names[twice - 1]!r:.60}"

@@ -30,7 +30,7 @@ def _parse_json_lines(
         nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
     """
     scalars = [i for i in (*columns.labels, columns.weight) if i is not None]
-    any_values = [i for i in (*columns.feature_columns, columns.id, *columns.groups) if i is not None]
+    any_values = [i for i in (columns.id, *columns.groups) if i is not None]
 
     def row(number: int, line: bytes) -> Row | None:
         if not line or line.isspace():
@@ -54,8 +54,7 @@ def _parse_json_lines(
 def open_json_lines(
     file: LineReader, name: str, spec: ColumnSpec, label: str | None, *, keep_cells: bool, nested: bool
 ) -> OpenFile:
-    """Open a JSON Lines file. Its columns are the keys of the first object, and the feature and group columns of later
-    objects.
+    """Open a JSON Lines file. Its columns are the keys of the first object, and the group columns of later objects.
 
     Args:
         keep_cells: If True, ``Row.cells`` contains the values of all keys.
@@ -77,7 +76,7 @@ def open_json_lines(
         keys = list(_iter_keys(first[0], (spec.label, *LABEL_NAMES) if nested else (spec.label,)))
         keys += [
             key
-            for key in dict.fromkeys((*spec.feature_columns, *spec.groups))
+            for key in dict.fromkeys(spec.groups)
             if key not in keys and any(_get_value(row, key) is not None for row in first)
         ]
     rows = [[_value_to_text(row, key) for key in keys] for row in first]
@@ -85,7 +84,7 @@ def open_json_lines(
     reads, texts = columns.describe() if first else "", columns.names_at(columns.texts)
     cell_columns = () if not keep_cells else columns.names if first else texts
     parse = partial(_parse_json_lines, columns, label, cell_columns, nested)
-    hint = columns.unread_hint(rows) if first else ""
+    hint = columns.unread_hint() if first else ""
     return OpenFile(name, file, file, parse, "jsonl", reads, texts, cell_columns, columns=columns, hint=hint)
 
 

@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
@@ -48,8 +47,8 @@ UNSUPPORTED = {
     b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, pass --input-format xlsx"),
 }
 JSON_STARTS = (b"{", b"[")
-USE_UTF_8 = "pass --encoding utf-8"
-NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
+USE_UTF_8 = "pass --encoding utf-8, or save the file with a byte order mark"
+SAVE_AS_UTF_8 = "save the file as UTF-8 with a byte order mark"
 # Byte order marks at the start of a file, mapped to the encodings that they indicate.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",  # This mark starts with the mark of UTF-16, so it must be tried first.
@@ -303,14 +302,14 @@ def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
                 batch.content.decode(UTF_8)
             except UnicodeDecodeError:
                 lines.encoding_warning = (
-                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {NAME_ENCODING}"
+                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {SAVE_AS_UTF_8}"
                 )
         yield batch
 
 
 def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        text = strip_field_separators(line.rstrip("\r"))
+        text = line.rstrip("\r")
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
 
     return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)

@@ -241,7 +241,7 @@ def open_parquet(
     parse = partial(_parse_arrow, of_batch, label, label_names, tuple(map(read.index, cell_columns)), nested)
     rows = _open_as_text(path, schema, of_batch.names)
     texts, kept_names = columns.names_at(columns.texts), columns.names_at(cell_columns)
-    reads, hint = columns.describe(), columns.unread_hint(first)
+    reads, hint = columns.describe(), columns.unread_hint()
     return OpenFile(name, rows, rows, parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
 
 

@@ -320,18 +320,15 @@ def open_table(
     file: LineReader | ExcelReader,
     name: str,
     spec: ColumnSpec,
-    header: str,
     label: str | None,
     *,
     keep_cells: bool = False,
 ) -> OpenFile:
-    """Open a table and detect its delimiter, header and columns from its first rows.
+    """Open a table and detect its delimiter, header and columns from its first rows, at most ``DETECTION_ROWS``.
 
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         name: Name in messages.
-        header: ``yes``, ``no`` or ``auto``. If it is ``auto``, this function waits for ``DETECTION_ROWS`` rows of a
-            live pipe.
         label: Class of all rows, if it is given by the file name.
         keep_cells: If True, ``Row.cells`` contains the values of all columns.
 
@@ -340,7 +337,7 @@ def open_table(
     """
     delimiter, head = ",", ""
     if isinstance(file, LineReader):
-        file.fill_head(DETECTION_ROWS if header == "auto" else 1)
+        file.fill_head(DETECTION_ROWS)
         head = file.head.decode("utf-8", "replace")
         delimiter, first = _detect_delimiter(head, "\t" if kind == "tsv" else DELIMITERS)
     else:
@@ -352,15 +349,15 @@ def open_table(
     if "\0" in head and _most_common_width(rows) == 1:
         why = "it contains null bytes and has no columns"
         raise UserError(f"{name} is a binary file", why, "name a file that contains texts")
-    if header != "no" and (above := count_rows_above_header(rows, spec, has_header=header == "yes")):
+    if above := count_rows_above_header(rows, spec):
         raise UserError(
             f"{name}: row {first[above][0]} seems to name the columns, not the first row",
             f"the first row has only one cell, {''.join(rows[0]).strip()[:80]!r}; row {first[above][0]} has "
             f"{', '.join(rows[above])}"[:500],
             f"delete the rows above row {first[above][0]}",
         )
-    is_named = header == "yes" or (header == "auto" and (is_escaped or is_header(rows, spec)))
-    is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
+    is_named = is_escaped or is_header(rows, spec)
+    is_unsure = bool(rows) and not is_named and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
     if (is_named or is_unsure) and is_replaced:
         raise UserError(
@@ -373,21 +370,21 @@ def open_table(
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows[1:])
-        texts, hint = columns.names_at(columns.texts), columns.unread_hint(rows[1:])
+        texts, hint = columns.names_at(columns.texts), columns.unread_hint()
         file.skip_lines(first[0][0])
     elif is_unsure:
         raise UserError(
             f"{name}: does its first line name the columns?",
             "the first line differs from the other lines, but contains no common column name: "
             f"{delimiter.join(rows[0])[:200]}",
-            "pass --header yes or --header no, and if necessary the columns: --label, --text-column"
-            if label is None
-            else "name the columns in its first line, such as text; or pass --text-column with the name of a column",
+            "if it does, pass a name with --text-column"
+            + ("" if label is not None else " or --label")
+            + "; otherwise, add a first line with the names of the columns",
         )
     else:
         names = [f"column {number}" for number in range(1, _most_common_width(rows) + 1)]
         columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows, has_header=False)
-        hint = columns.unread_hint(rows, has_header=False)
+        hint = columns.unread_hint()
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
     batches = _iter_csv_records(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
     parse = partial(parse_table, kind, columns, label, delimiter, keep_cells, is_escaped)

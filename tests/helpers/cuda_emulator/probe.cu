@@ -33,24 +33,6 @@ extern "C" __global__ void __launch_bounds__(256) add_all(const int *numbers, in
   }
 }
 
-// Mistakes of a kernel, each by its number.
-extern "C" __global__ void go_wrong(int *numbers, int count, int mistake) {
-  __shared__ int shared[64];
-  const int i = threadIdx.x;
-  if (mistake == 1) numbers[count + i] = 1;                                // beyond the end
-  if (mistake == 2) numbers[-1 - i] = 1;                                   // before the start
-  if (mistake == 3 && i == 7) *reinterpret_cast<volatile int *>(16) = 1;   // nowhere
-  if (mistake == 4 && i == 7) return;                                      // before a barrier
-  if (mistake == 5) *reinterpret_cast<int2 *>(numbers + 1) = int2{1, 1};   // not aligned
-  if (mistake == 6) numbers[i] = shared[i];                                // nobody has written there
-  shared[i] = i;
-  if (mistake == 7) numbers[i] = shared[i ^ 32];                           // no barrier between two warps
-  if (mistake == 8) numbers[i] = shared[i ^ 1];                            // nor within a warp
-  __syncthreads();
-  if (mistake == 10) numbers[i % 32] = i;                                  // two warps at one place
-  if (mistake == 9 && i != 3) numbers[0] = __shfl_xor_sync(0xffffffffu, i, 1);  // one of the warp does not come
-}
-
 // A conversion, which differs between CUDA and C++, under a predicate that is a constant.
 extern "C" __global__ void numbers_of(const float *given, int count, int *whole) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
