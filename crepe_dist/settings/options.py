@@ -291,8 +291,9 @@ class TrainingOptions(Settings, group="training"):
     )
     sentence_encoder: str | None = setting(
         None,
-        "Sentence encoder that helps to find the pseudo labels of unlabelled texts: wordllama, MODEL.onnx with "
-        "tokenizer.json in the same folder, or VECTORS.npy. Default: none.",
+        "Sentence encoder that helps to find the pseudo labels of unlabelled texts: wordllama, model2vec:MODEL, "
+        "sentence-transformers:MODEL, MODEL.onnx with tokenizer.json in the same folder, or VECTORS.npy. "
+        "Default: none.",
         PATH,
     )
     refit: bool | None = setting(

@@ -25,6 +25,7 @@ from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_setup import build_engine
+from crepe_dist.training.out_of_memory import oom_as_user_error
 from crepe_dist.training.training_data import (
     open_training_data,
     resolve_epochs,
@@ -41,7 +42,8 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         UserError: An error that the user can fix.
         StopRequested: A signal requested a stop. The state has been saved.
     """
-    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog:
+    oom_errors = oom_as_user_error(config.data.batch_size, group.size)
+    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
         group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
         group.timeout = config.safety.watchdog_s / 2
         watchdog.late_rank = lambda: group.late_rank

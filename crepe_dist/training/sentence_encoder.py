@@ -9,7 +9,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
     Raises:
         UserError: The encoder cannot be loaded, or the array does not have one row per text.
     """
+    library, _, model = name.partition(":")
     if name.endswith(".onnx") or name == "wordllama":
         extras.require("encoders", f"--sentence-encoder {name}")
     try:
@@ -59,13 +60,20 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
             encode = _load_onnx(Path(name))
         elif name == "wordllama":
             encode = _load_wordllama()
+        elif library == "model2vec":
+            encode = import_module(library).StaticModel.from_pretrained(model).encode
+        elif library == "sentence-transformers":
+            # Other weight formats are pickles. Loading a pickle can execute arbitrary code.
+            options = {"use_safetensors": True}
+            encode = import_module("sentence_transformers").SentenceTransformer(model, model_kwargs=options).encode
         else:
             raise ValueError("there is no such encoder")
         if np.ndim(encode(FINGERPRINT_TEXT)) != 1:
             raise ValueError("it returns more than one vector for a text")
         return encode
     except Exception as error:  # Every library raises its own exceptions.
-        remedy = "give wordllama, MODEL.onnx or VECTORS.npy"
+        remedy = "give wordllama, model2vec:MODEL, sentence-transformers:MODEL, MODEL.onnx or VECTORS.npy"
+        remedy = f"pip install {library}" if isinstance(error, ModuleNotFoundError) else remedy
         raise UserError(f"--sentence-encoder {name} cannot be used", str(error)[:300], remedy) from error
 
 

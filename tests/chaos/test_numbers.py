@@ -48,3 +48,13 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
     named = odd if odd or processes > 2 else 1  # With two ranks, rank 0 counts as correct.
     assert printed.count(f"the parameters of rank {named} differ from the parameters of the other ranks") == 1
     assert harness.saved_step(trial.run_dir) <= 17
+
+
+def test_out_of_memory_names_the_batch(trial):
+    """A limit on the memory of the process simulates a device with too little memory."""
+    more = ("--model=paper", "--size=small", "--batch-size=16384")
+    arguments = harness.command(trial.run_dir, trial.data, 1, *more, module="tests.chaos.limited_worker")
+    code, printed = harness.run(arguments, trial.folder)
+    assert code == ExitCode.ERROR, printed
+    assert "out of memory with --batch-size 16384" in printed
+    assert "try --batch-size 8192" in printed

@@ -335,5 +335,5 @@ class TestEncoder:
     def test_what_cannot_be_used_is_refused(self, folder, complaint):
         np.save(folder / "few.npy", np.zeros((9, 2)))
         rows = "float64 [9, 2], not a row of numbers for each of {'train': 60, 'validation': 210, 'unlabelled': 300}"
-        for name, said in {"few.npy": rows, "NAME": "no such encoder"}.items():
+        for name, said in {"few.npy": rows, "NAME": "no such encoder", "model2vec:X": "pip install model2vec"}.items():
             assert said in complaint("train", "--data", "data", "--sentence-encoder", name, cwd=folder)
