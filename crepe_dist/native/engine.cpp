@@ -191,13 +191,6 @@ int crepe_forward_backward(
     });
 }
 
-// Writes the sum of the squares of an array to out [2]; see SumOfSquares.
-void crepe_squared_norm(const int32_t* values, int64_t count, uint64_t* out) {
-    const SumOfSquares sum = sum_of_squares(values, count);
-    out[0] = sum.low;
-    out[1] = sum.high;
-}
-
 // Converts rows [count][columns] to float16. is_nonzero [count]: if it is not null, the function marks the rows that
 // have a number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if a
 // number is not exact in float16.
@@ -287,13 +280,6 @@ int crepe_attach_embedding(void* engine, int which, void* embedding, int64_t cac
     return run_guarded([&] {
         static_cast<Engine*>(engine)->attach(which, static_cast<ShardedEmbedding*>(embedding), size_t(cache_bytes));
     });
-}
-
-// Writes the squared norm of the summed gradient to out [2]; see SumOfSquares.
-void crepe_embedding_squared_norm(void* embedding, uint64_t* out) {
-    const SumOfSquares sum = static_cast<ShardedEmbedding*>(embedding)->squared_norm();
-    out[0] = sum.low;
-    out[1] = sum.high;
 }
 
 int crepe_embedding_update(void* embedding, double rate, double scale, double weight_decay) {

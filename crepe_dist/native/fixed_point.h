@@ -133,18 +133,3 @@ template <class Scratches> void write_bounds(const Scratches& scratches, long pa
         bounds[i] = total.sum_bound();
     }
 }
-
-// Sum of the squares of integers, as low + high * 2^32. The sums of `low` and of `high` over processes are exact.
-struct SumOfSquares {
-    uint64_t low = 0, high = 0;
-};
-
-inline SumOfSquares sum_of_squares(const int32_t* values, long count) {
-    SumOfSquares sum;
-    for (long i = 0; i < count; ++i) {
-        const uint64_t square = uint64_t(int64_t{values[i]} * values[i]);
-        sum.low += square & 0xFFFFFFFF;
-        sum.high += square >> 32;
-    }
-    return sum;
-}

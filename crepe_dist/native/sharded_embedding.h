@@ -287,18 +287,6 @@ class ShardedEmbedding {
         wrapping_add(all.values[all.index.place(row) * shape_.columns + column], term);
     }
 
-    // Returns the squared norm of the summed gradient, in fixed point. It covers the rows that this process updates.
-    SumOfSquares squared_norm() const {
-        SumOfSquares all;
-        const auto [begin, end] = row_range(0, 1);
-        for_each_sum(grad_lists(), begin, end, shape_.columns, [&](uint32_t, const int32_t* sums) {
-            const SumOfSquares of_row = sum_of_squares(sums, shape_.columns);
-            all.low += of_row.low;
-            all.high += of_row.high;
-        });
-        return all;
-    }
-
     // Updates the rows of this process that have a gradient. The gradient is scale × fixed-point sum + weight_decay ×
     // value. All processes must call this function. No process may read rows before the call has returned in all
     // processes.

@@ -71,8 +71,7 @@ class CudaOptimizer(FixedPointOptimizer):
         *starts, end = accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values()), initial=0)
         stats_bytes = 8 * group.size * num_step_stats(scales)
         self._num_reduced = end + stats_bytes // 4
-        # The kernel ``write_step_stats`` also clears 16 bytes per parameter after the statistics.
-        self._memory = program.gpu.allocate(4 * end + stats_bytes + 16 * len(sizes))
+        self._memory = program.gpu.allocate(4 * end + stats_bytes)
         self._is_zero = True
         self._gpu_stats = self._memory.view(4 * end, stats_bytes)
         self._stats = program.gpu.pinned(stats_bytes).view(np.float64).reshape(group.size, -1)

@@ -74,7 +74,7 @@ KERNEL(THREADS) compute_losses(
 
 // Writes the statistics of a step to this rank's row of table [ranks][parameters + 4], which parallel/cuda_optimizer.py
 // describes: a bound of each parameter's gradient sum, the loss, the step, the global batch size, and the requested
-// action. Writes zeros to the rows of the other ranks, and to the squared norms [parameters][2] behind the table.
+// action. Writes zeros to the rows of the other ranks.
 //
 // `FixedPointScale` in native/fixed_point.h computes the same bounds. largest: for each parameter and document, the
 // bits of the largest absolute value of the document's term [parameters][documents]; the kernel resets the bits to 0.
@@ -109,5 +109,4 @@ KERNEL(THREADS) write_step_stats(
         row[column + 2] = own ? global_batch_size : 0.0;
         row[column + 3] = own ? action : 0.0;
     }
-    if (threadIdx.x < 2 && column < parameters) table[i64(ranks) * width + 2 * column + threadIdx.x] = 0.0;
 }

@@ -109,26 +109,6 @@ KERNEL(THREADS) update_parameters(
     else update.update_dense(parameter);
 }
 
-// Adds the squares of each parameter's gradients to sums [parameters][2]. The low and the high 32 bits of each square
-// are added separately, so that the sums are exact. Blocks: slices.
-KERNEL(THREADS) add_squared_norms(const TrainedParameter* parameters, const ParameterSlice* slices, u64* sums) {
-    __shared__ u64 memory[THREADS];
-    const ParameterSlice slice = slices[blockIdx.x];
-    const TrainedParameter parameter = parameters[slice.parameter];
-    u64 low = 0, high = 0;
-    for (i64 i = slice.first(); i < parameter.count; i += slice.step()) {
-        const u64 square = u64(i64(parameter.gradients[i]) * parameter.gradients[i]);
-        low += square & 0xFFFFFFFFu;
-        high += square >> 32;
-    }
-    low = block_reduce(low, memory, Add());
-    high = block_reduce(high, memory, Add());
-    if (threadIdx.x == 0) {
-        atomicAdd(sums + 2 * slice.parameter, low);
-        atomicAdd(sums + 2 * slice.parameter + 1, high);
-    }
-}
-
 // Rounds numbers to float16 numbers, as `round_to_float16` in native/sharded_embedding.h.
 KERNEL(THREADS) round_to_float16(float* numbers, i64 count) {
     for (i64 i = global_thread(); i < count; i += num_grid_threads()) {
