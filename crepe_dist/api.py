@@ -158,7 +158,7 @@ def _split_options(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[di
     preparing, training = {}, {}
     for name, value in options.items():
         if name in NEVER or name not in {*dotted, *flags}:
-            remedy = did_you_mean(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
+            remedy = did_you_mean(name, {*dotted, *flags} - NEVER) or "docs/reference lists the options"
             raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)
         if name in flags:
             preparing[name] = value

@@ -109,7 +109,7 @@ def _write(
         other_case: Scores of the split in lower case (``lower``) and in capitals (``upper``).
     """
     dataset, split = rows.dataset, rows.split
-    print(_text(scores, dataset, predictor.path))
+    print(_text(scores, dataset))
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
     descriptions = {f"with a typo in {percent(prob)} of the characters": view for prob, view in noisy.items()}
@@ -151,7 +151,7 @@ def _write(
         write_text(args.html, html, follow=True)
 
 
-def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
+def _text(scores: AnyScores, dataset: Dataset) -> str:
     """Format the scores for the terminal."""
     classes = [escape_controls(name) for name in dataset.classes]
     if not isinstance(scores, MulticlassScores):

@@ -164,5 +164,5 @@ def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
             f"{pluralize(conflicting, 'such row')} cannot all be right, and the text does not show "
             "which label is right",
-            "check how the rows were labelled; `inspect` lists likely errors; --dedupe keeps only the first row",
+            "check how the rows were labelled; `inspect` lists likely errors; --dedupe near keeps only the first row",
         )

@@ -152,7 +152,7 @@ class PreparationFlags(ColumnFlags, Command):
     alphabet: str | None = setting(
         None,
         "Known characters. standard: the standard alphabet. auto: an alphabet learned from the training texts. "
-        "PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
+        "A path: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
         f"learned alphabet raises the coverage of the characters or texts by at least {100 * MIN_COVERAGE_GAIN:g} "
         "percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
         "covered.",

@@ -92,7 +92,7 @@ def prepare_from_python(
         known = [field.name for field in settings_of(PreparationFlags)]
         if unknown := options.keys() - set(known):
             name = unknown.pop()
-            remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
+            remedy = did_you_mean(name, known) or "docs/reference/commands.md lists them"
             raise UserError(f"prepare has no argument {name}", remedy=remedy)
         label_type = find_label_type(source, columns.label) if is_table(source) else ""
         sources = _to_names(tables["table"])

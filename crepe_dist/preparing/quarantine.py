@@ -201,5 +201,5 @@ def check_rows(
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",
-            "name the label column with --label COLUMN, by name or number (--label 3 --text-column 2)",
+            "name the label column with --label COLUMN, by name or by number (from 1)",
         )

@@ -144,8 +144,7 @@ def read_sources(
                 raise UserError(
                     f"more than {max_labels:,} different {what} in {name}",
                     f"the columns are {entry['reads'][:200]}; the last label is {list(label_index)[-1][:40]!r}",
-                    "if this is not a label, name the label column with --label COLUMN, by name or number "
-                    "(--label 3 --text-column 2)",
+                    "if this is not a label, name the label column with --label COLUMN, by name or by number (from 1)",
                 )
             if batch.texts not in collected.texts:
                 collected.texts.append(batch.texts)

@@ -335,12 +335,13 @@ def _download(url: str) -> Path:
 
 
 def _resolve_run_name(name: str) -> Path:
-    """Return the run in ``runs/`` whose name starts with ``name``.
+    """Return the run in ``runs/`` whose name is ``name``, or else the run whose name starts with ``name``.
 
     If there is no such run or more than one, or if ``name`` is an existing path, return ``name`` as a path.
     """
     path = Path(name)
     matches = [] if path.exists() or path.parent not in (Path(), RUNS) else list_runs(path.name)
+    matches = [run for run in matches if run.name == path.name] or matches
     return matches[0] if len(matches) == 1 else path
 
 

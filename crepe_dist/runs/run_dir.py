@@ -25,8 +25,8 @@ REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is delete
 class RunDir:
     """The directory of a run.
 
-    Every run has ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/`` and ``verified/``. A finished run also has ``result.json``. A run with unlabelled texts has
+    Every run has ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``state/``, ``stacks/`` and
+    ``verified/``. A finished run also has ``result.json``. A run with unlabelled texts has
     ``supervised/`` and ``pseudo_labels/``. The directory ``refit/`` exists during a refit.
     """
 

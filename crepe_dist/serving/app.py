@@ -36,7 +36,7 @@ from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
-EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" (with "text") and "top" are optional'
+EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title", "explain" (with "text") and "top" are optional'
 # Upper bounds of the buckets of the histograms in the metrics.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # Seconds.
 PROBABILITY_BUCKETS = tuple(number / 20 for number in range(1, 21))

@@ -111,7 +111,7 @@ class Config(Settings):
             "batch_size": self.data.batch_size,
             "typos": self.data.typos,
             "model": asdict(self.model),
-            "optimizer": values_of(self.optimizer),
+            "optimizer": asdict(self.optimizer),
             "training": asdict(self.training),
         }
 

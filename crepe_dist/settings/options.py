@@ -134,7 +134,7 @@ class ModelOptions(Settings, group="model"):
     kernels: Kernels = setting(
         "auto",
         "Kernels that compute the network. native: the kernels of this package. On CPUs, the fastest build that all "
-        "processes support; on GPUs (crepe and ngrams only), CUDA kernels compiled on first use. generic, avx2, "
+        "processes support; on GPUs, CUDA kernels compiled on first use. generic, avx2, "
         "avx512, avx512_bf16, amx: exactly the named CPU build, to reproduce a run on another processor. mxnet: "
         "MXNet's operators (paper only). auto: native if the native kernels support the network and the device, "
         "otherwise mxnet.",

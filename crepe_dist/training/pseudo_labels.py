@@ -141,7 +141,7 @@ def label_unlabelled(
         logits = {name: predict_logits(engine, split, BATCH_SIZE, group) for name, split in splits.items()}
         group.run_steps_on_rank0("pseudo labels", _write(config, data, logits, path, job))
     pseudo_labels = group.run_on_all("pseudo labels", lambda: _read(path, data), compare_by=lambda read: read.figures)
-    job.display.print_lines(_summarize(pseudo_labels, data))
+    job.display.print_lines(_summarize(pseudo_labels))
     return pseudo_labels
 
 
@@ -211,7 +211,7 @@ def _read(folder: Path, data: Dataset) -> PseudoLabels:
     return PseudoLabels(targets, manifest["figures"])
 
 
-def _summarize(pseudo_labels: PseudoLabels, data: Dataset) -> Iterator[str]:
+def _summarize(pseudo_labels: PseudoLabels) -> Iterator[str]:
     """Yield two lines that describe the teacher and the class frequencies."""
     figures, teacher = pseudo_labels.figures, pseudo_labels.figures["teacher"]
     members = " and ".join(teacher["members"])

@@ -13,13 +13,13 @@ import crepe_dist.train
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.exporting.hub import escaped
 from crepe_dist.formatting import percent
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import findings, run_page, score_page
-from crepe_dist.reports.model_card import escaped
 from crepe_dist.runs.record import open_run
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
